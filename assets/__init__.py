@@ -1,0 +1,1 @@
+"""The styles that ship and the demo clip, as files beside this one."""

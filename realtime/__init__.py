@@ -1,0 +1,1 @@
+"""Run a style: source to stylizer to sink, offline and live."""
