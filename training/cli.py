@@ -1,0 +1,173 @@
+"""`impasto train`: learn a style. Imports torch only once a command runs."""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from .train import Progress, TrainConfig
+
+train_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_EXIT_INTERRUPTED = 130
+_NUM_SAMPLES = 4
+_LINE_EVERY_SECONDS = 10.0
+
+
+@train_app.command()
+def train(
+    style_image: Annotated[Path, typer.Argument(help="The painting to learn.")],
+    photos: Annotated[Path, typer.Option(help="Folder of photographs to practise on; a thousand or more.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of the run; default runs/NAME.TIER.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What users will type; default: the painting's file name.")] = None,
+    tier: Annotated[Literal["fast", "quality"], typer.Option(help="Network to train.")] = "fast",
+    title: Annotated[str, typer.Option(help="The painting's title.")] = "",
+    artist: Annotated[str, typer.Option(help="The painter.")] = "",
+    year: Annotated[str, typer.Option(help="Year of the painting.")] = "",
+    licence: Annotated[str, typer.Option(help="Licence of the painting's picture.")] = "",
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures a step, over all processes.")] = None,
+    crop_size: Annotated[int | None, typer.Option(help="Side of a training crop, pixels.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest rate of the one-cycle schedule.")] = None,
+    content_weight: Annotated[float | None, typer.Option(help="How much the photograph counts.")] = None,
+    style_weight: Annotated[
+        str, typer.Option(help="How much the painting counts: a number, or auto to find it for --style-balance.")
+    ] = "auto",
+    style_balance: Annotated[
+        float | None, typer.Option(help="With --style-weight auto: weighted style loss over weighted content loss.")
+    ] = None,
+    tv_weight: Annotated[float | None, typer.Option(help="Smoothness.")] = None,
+    motion_weight: Annotated[float | None, typer.Option(help="Steadiness in videos; 0 is off.")] = None,
+    style_size: Annotated[int | None, typer.Option(help="Short side at which the painting is seen, pixels.")] = None,
+    style_scale: Annotated[float | None, typer.Option(help="Multiplies --style-size: larger gives larger marks.")] = None,
+    loss_network: Annotated[Literal["vgg16", "vgg19"], typer.Option(help="Fetched once, unless --loss-weights.")] = "vgg19",
+    loss_weights: Annotated[Path | None, typer.Option(help="Local weight file of the loss network.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same machine: same losses.")] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
+    sample_every: Annotated[int | None, typer.Option(help="Steps between reports with sample pictures.")] = None,
+    samples: Annotated[Path | None, typer.Option(help="Folder of photographs to show in the report.")] = None,
+    precision: Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="auto: bf16 where it is faster.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+) -> None:  # fmt: skip
+    """Learn a painting's style from a folder of photographs. Start it with torchrun to use several processes."""
+    try:
+        from .train import StyleInfo, TrainConfig
+    except ModuleNotFoundError as exc:
+        from .errors import TrainingError
+
+        raise TrainingError(f"training needs {exc.name}: pip install 'impasto[train]'") from exc
+    style_name = name or style_image.stem
+    chosen = {
+        "steps": steps, "batch_size": batch_size, "crop_size": crop_size, "learning_rate": learning_rate,
+        "content_weight": content_weight, "style_balance": style_balance, "tv_weight": tv_weight,
+        "motion_weight": motion_weight, "style_size": style_size, "style_scale": style_scale, "seed": seed,
+        "checkpoint_every": checkpoint_every, "sample_every": sample_every,
+    }  # fmt: skip
+    config = TrainConfig(
+        style_image, photos, output or Path("runs") / f"{style_name}.{tier}", style_name, tier,
+        style=StyleInfo(title, artist, year, licence),
+        loss_network=loss_network, loss_weights=loss_weights, precision=precision, device=device,
+        style_weight=_style_weight(style_weight),
+        **{key: value for key, value in chosen.items() if value is not None},  # type: ignore[arg-type]
+    )  # fmt: skip
+    _run(config, samples=samples, resume=resume, tensorboard=tensorboard, quiet=quiet)
+
+
+def _style_weight(text: str) -> float | None:
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError as exc:
+        raise ValueError(f"--style-weight must be a number or auto, got {text!r}") from exc
+
+
+def _run(config: "TrainConfig", *, samples: Path | None, resume: bool, tensorboard: bool, quiet: bool) -> None:
+    from .data import find_pictures
+    from .report import RunReport
+    from .train import train as train_style
+
+    shown = find_pictures(samples or config.photos)
+    shown = shown[:: max(1, len(shown) // _NUM_SAMPLES)][:_NUM_SAMPLES]
+    report = RunReport(config.output, style_image=config.style_image, photographs=shown, tensorboard=tensorboard)
+    with _stop_on_interrupt() as stop, _display(config, quiet=quiet) as show:
+
+        def on_step(progress: "Progress") -> None:
+            report(progress)
+            show(progress)
+
+        checkpoint = train_style(config, resume=resume, callback=on_step, sample=report.sample, should_stop=stop.is_set)
+    if stop.is_set():
+        print(f"stopped; the same command with --resume goes on from {checkpoint}", file=sys.stderr)
+        raise typer.Exit(_EXIT_INTERRUPTED)
+    if not quiet:
+        print(f"{checkpoint}: done; next: impasto export {checkpoint} -o {config.name}.{config.tier}.onnx")
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[threading.Event]:
+    """The first Ctrl-C ends after this step and keeps the checkpoint, the second ends at once."""
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _display(config: "TrainConfig", *, quiet: bool) -> Iterator[Callable[["Progress"], None]]:
+    """A bar on a terminal, a line now and then elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True, quiet=quiet, highlight=False)
+    if not console.is_terminal:
+        last_line = [0.0]
+
+        def print_line(progress: "Progress") -> None:
+            if time.monotonic() - last_line[0] >= _LINE_EVERY_SECONDS or progress.step == progress.steps:
+                last_line[0] = time.monotonic()
+                console.print(
+                    f"step {progress.step}/{progress.steps}, {_losses(progress)}, "
+                    f"{progress.pictures_per_second:.1f} pictures/s, {progress.seconds_left:.0f} s left"
+                )
+
+        yield print_line
+        return
+    with Bar(
+        TextColumn(config.name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"),
+        TimeRemainingColumn(), console=console,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("", total=config.steps, text="")
+        yield lambda progress: bar.update(
+            task,
+            completed=progress.step,
+            text=f"{_losses(progress)}, {progress.pictures_per_second:.1f} pictures/s",
+        )
+
+
+def _losses(progress: "Progress") -> str:
+    shown = "  ".join(f"{name} {value:.3g}" for name, value in progress.losses.items())
+    skipped = f"  ({progress.bad_files} bad files skipped)" if progress.bad_files else ""
+    return f"{shown}  style weight {progress.style_weight:.3g}{skipped}"

@@ -1,0 +1,162 @@
+"""Pictures from disk: style images, and endless seeded batches of random crops from a folder of photographs."""
+
+import itertools
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .errors import TrainingError
+
+log = logging.getLogger(__name__)
+
+Picture = npt.NDArray[np.uint8]
+"""(H, W, 3) uint8 RGB."""
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+_MAX_PIXELS = 178_956_970  # the bound at which Pillow speaks of a decompression bomb
+_PREFETCH = 4  # batches decoded ahead; decoding a batch is ten times faster than a step
+
+
+def read_picture(path: Path) -> Picture:
+    """Any picture that OpenCV reads, as (H, W, 3) uint8 RGB: grey, 16-bit and palette are converted, transparency is
+    laid on white, the camera's rotation is applied.
+
+    Raises:
+        TrainingError: missing, not a picture, damaged, or larger than 179 megapixels.
+    """
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as exc:
+        raise TrainingError(f"cannot read picture {path}: {exc.strerror or exc}") from exc
+    picture = _decode(data)
+    if picture is None:
+        raise TrainingError(f"not a picture, or damaged: {path}")
+    return picture
+
+
+def _decode(data: npt.NDArray[np.uint8]) -> Picture | None:
+    """OpenCV decodes by content; its own bound on pixels (2^30) is ours made smaller by `_MAX_PIXELS`."""
+    if data.size == 0:
+        return None
+    try:
+        raw = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        if raw is None or raw.size == 0 or raw.shape[0] * raw.shape[1] > _MAX_PIXELS:
+            return None
+        if raw.ndim == 3 and raw.shape[2] == 4:
+            return _on_white(raw)
+        # Only this flag applies EXIF rotation; it also makes grey and 16-bit into 8-bit BGR.
+        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
+    return None if bgr is None else np.ascontiguousarray(bgr[:, :, ::-1], dtype=np.uint8)
+
+
+def _on_white(bgra: npt.NDArray[Any]) -> Picture:
+    full = np.iinfo(bgra.dtype).max if bgra.dtype.kind == "u" else 1.0  # OpenCV gives floats for HDR formats only
+    values = bgra.astype(np.float32) / full
+    alpha = values[:, :, 3:]
+    rgb = values[:, :, 2::-1] * alpha + (1 - alpha)
+    return np.ascontiguousarray(np.rint(rgb * 255), dtype=np.uint8)
+
+
+def resize_short_side(picture: Picture, size: int) -> Picture:
+    """Resize so that the short side is `size` pixels: area averaging down, cubic up. (H, W, 3) uint8."""
+    height, width = picture.shape[:2]
+    scale = size / min(height, width)
+    target = (max(1, round(width * scale)), max(1, round(height * scale)))
+    resized = cv2.resize(picture, target, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def to_tensor(picture: Picture) -> Tensor:
+    """(H, W, 3) uint8 to (1, 3, H, W) float32 in [0, 255]."""
+    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float()[None]
+
+
+def to_picture(tensor: Tensor) -> Picture:
+    """(1, 3, H, W) or (3, H, W) float in [0, 255] to (H, W, 3) uint8, rounded and clamped."""
+    chw = tensor.detach().float().squeeze(0).clamp(0, 255).round().to(torch.uint8).cpu()
+    return np.ascontiguousarray(chw.permute(1, 2, 0).numpy())
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """All pictures below the folder by their names' endings, sorted.
+
+    Raises:
+        TrainingError: no such folder, or none in it.
+    """
+    if not folder.is_dir():
+        raise TrainingError(f"folder of photographs not found: {folder}")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
+    if not paths:
+        raise TrainingError(f"no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}) in {folder}")
+    return paths
+
+
+@dataclass
+class PhotoCrops:
+    """Random square crops, a pure function of seed and step: a resumed run sees what an uninterrupted one would.
+
+    A photograph that cannot be read is skipped, remembered in `bad_files` and replaced by the next one.
+    """
+
+    paths: list[Path]
+    batch_size: int
+    crop_size: int
+    """Pixels of a crop's side."""
+    seed: int
+    bad_files: set[Path] = field(default_factory=set)
+
+    def batches(self, start: int = 0) -> Iterator[Tensor]:
+        """(N, 3, S, S) float32 in [0, 255] for step `start`, `start` + 1, …, decoded ahead in threads."""
+        with ThreadPoolExecutor(_PREFETCH, thread_name_prefix="impasto-photos") as pool:
+            steps = itertools.count(start)
+            ahead = [pool.submit(self.batch, step) for step in itertools.islice(steps, _PREFETCH)]
+            try:
+                while True:
+                    ahead.append(pool.submit(self.batch, next(steps)))
+                    yield ahead.pop(0).result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def batch(self, step: int) -> Tensor:
+        """The crops of one step.
+
+        Raises:
+            TrainingError: not one of the photographs can be read.
+        """
+        return torch.cat([self._crop(step * self.batch_size + i) for i in range(self.batch_size)])
+
+    def _crop(self, index: int) -> Tensor:
+        epoch, position = divmod(index, len(self.paths))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.paths))
+        rng = np.random.default_rng([self.seed, index, 1])
+        photo = self._read(order, position)
+        # The short side is scaled to 1…1.6 crops: marks must look right on near and far views of the same thing.
+        photo = resize_short_side(photo, round(self.crop_size * rng.uniform(1.0, 1.6)))
+        top = rng.integers(photo.shape[0] - self.crop_size + 1)
+        left = rng.integers(photo.shape[1] - self.crop_size + 1)
+        crop = photo[top : top + self.crop_size, left : left + self.crop_size]
+        return to_tensor(crop[:, ::-1] if rng.random() < 0.5 else crop)
+
+    def _read(self, order: npt.NDArray[np.int64], position: int) -> Picture:
+        for shift in range(len(self.paths)):
+            path = self.paths[order[(position + shift) % len(self.paths)]]
+            if path in self.bad_files:
+                continue
+            try:
+                return read_picture(path)
+            except TrainingError as exc:
+                log.warning("skipped: %s", exc)
+                self.bad_files.add(path)
+        raise TrainingError(f"none of the {len(self.paths)} photographs can be read")

@@ -1,0 +1,136 @@
+"""What a training run leaves to look at: `log.csv` with the losses, `report.png` with curves and pictures."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .data import Picture, read_picture, resize_short_side, to_picture, to_tensor
+from .errors import TrainingError
+from .train import Progress
+
+CURVES = ("total", "content", "style", "tv", "motion")
+_COLUMNS = ("step", *CURVES, "style_weight", "pictures_per_second")
+_SAMPLE_SIDE = 320  # pixels, short side of a sample picture
+
+
+class RunReport:
+    """Collects the losses of a run and draws them. Call it with every `Progress`; `sample` with the network."""
+
+    LOG_EVERY = 10
+    """Steps between two rows of `log.csv`."""
+
+    def __init__(
+        self, folder: Path, *, style_image: Path, photographs: Sequence[Path], tensorboard: bool = False
+    ) -> None:
+        """Start or go on with `folder`/log.csv; `photographs` are painted in each report.
+
+        Raises:
+            TrainingError: TensorBoard is asked for and missing, or the log cannot be read.
+        """
+        self._folder = folder
+        self._style_image = style_image
+        self._photographs = [resize_short_side(read_picture(path), _SAMPLE_SIDE) for path in photographs]
+        self._rows = _read_log(folder / "log.csv")
+        self._writer = _tensorboard_writer(folder) if tensorboard else None
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.step % self.LOG_EVERY and progress.step != progress.steps:
+            return
+        row: dict[str, float] = {
+            "step": progress.step,
+            **progress.losses,
+            "style_weight": progress.style_weight,
+            "pictures_per_second": progress.pictures_per_second,
+        }
+        # A resumed run repeats the steps after its last checkpoint.
+        self._rows = [old for old in self._rows if old["step"] < progress.step] + [row]
+        if self._writer is not None:
+            for name, value in progress.losses.items():
+                self._writer.add_scalar(f"loss/{name}", value, progress.step)
+
+    def sample(self, network: nn.Module, step: int) -> None:
+        """Paint the sample photographs and rewrite log.csv and report.png."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        _write_log(self._folder / "log.csv", self._rows)
+        pictures = [paint(network, photo) for photo in self._photographs]
+        _draw(self._folder / "report.png", self._rows, read_picture(self._style_image), self._photographs, pictures)
+        if self._writer is not None:
+            for i, picture in enumerate(pictures):
+                self._writer.add_image(f"sample/{i}", picture, step, dataformats="HWC")
+            self._writer.flush()
+
+
+def paint(network: nn.Module, photo: Picture) -> Picture:
+    """(H, W, 3) uint8 RGB through a transformation network, cropped to multiples of four; same layout back."""
+    height, width = (side // 4 * 4 for side in photo.shape[:2])
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    with torch.inference_mode():
+        painted = to_picture(network(to_tensor(photo[:height, :width]).to(device)))
+    network.train(was_training)
+    return painted
+
+
+def _read_log(path: Path) -> list[dict[str, float]]:
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="") as file:
+            return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError) as exc:
+        raise TrainingError(f"cannot go on with {path}: {exc}") from exc
+
+
+def _write_log(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, _COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
+
+
+def _draw(
+    path: Path,
+    rows: Sequence[Mapping[str, float]],
+    style: Picture,
+    photographs: Sequence[Picture],
+    painted: Sequence[Picture],
+) -> None:
+    from matplotlib.figure import Figure  # late: a second to import
+
+    columns = max(2, 1 + len(photographs))
+    figure = Figure(figsize=(3.2 * columns, 10), layout="constrained")
+    grid = figure.add_gridspec(3, columns, height_ratios=(1.1, 1, 1))
+    curves = figure.add_subplot(grid[0, :])
+    for name in CURVES:
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        if points:
+            curves.plot(*zip(*points, strict=True), label=name)
+    curves.set(xlabel="step", ylabel="loss", yscale="log")
+    curves.legend(ncols=len(CURVES))
+    curves.grid(alpha=0.3)
+    _show(figure.add_subplot(grid[1:, 0]), style, "style image")
+    for i, (photo, picture) in enumerate(zip(photographs, painted, strict=True), 1):
+        _show(figure.add_subplot(grid[1, i]), photo, "photograph")
+        _show(figure.add_subplot(grid[2, i]), picture, "stylized")
+    part = path.with_name(f".{path.stem}.part.png")
+    figure.savefig(part, dpi=90)
+    part.replace(path)
+
+
+def _show(axes: Any, picture: Picture, title: str) -> None:
+    axes.imshow(picture)
+    axes.set_title(title, fontsize=9)
+    axes.axis("off")
+
+
+def _tensorboard_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as exc:
+        raise TrainingError("--tensorboard needs the tensorboard package: pip install tensorboard") from exc
+    return SummaryWriter(folder / "tensorboard")  # type: ignore[no-untyped-call]

@@ -1,0 +1,457 @@
+"""Learn one style: a transformation network trained with perceptual losses (Johnson et al. 2016).
+
+total = content_weight · content + style_weight · style + tv_weight · tv + motion_weight · motion
+
+with the losses of `losses.py` and the steadiness term of `motion.py`. Each loss is relative to its target's energy,
+so one set of weights serves every painting; what is left to choose, how much painting against how much photograph,
+is found while training: see `StyleBalance`.
+"""
+
+import hashlib
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .checkpoint import Checkpoint, save_checkpoint
+from .data import PhotoCrops, find_pictures, read_picture, resize_short_side, to_tensor
+from .errors import TrainingError
+from .loss_network import CONTENT_LAYER, STYLE_LAYERS, LossNetwork, LossNetworkName, load_loss_network
+from .losses import content_loss, gram_matrix, style_distance, total_variation_loss
+from .motion import MotionRange, disturb, motion_loss, random_motion
+from .networks import NetworkConfig, Tier, build_network
+
+log = logging.getLogger(__name__)
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+_STATE_FILE = "state.pt"
+_MEMORY_FORMAT = torch.channels_last  # a quarter faster than NCHW for the whole step, on CPUs and on tensor cores
+_MIN_STYLE_SIDE = 64  # pixels; a smaller painting has no texture at relu5_1, one sixteenth of the size
+
+
+@dataclass(frozen=True)
+class StyleInfo:
+    """Provenance of a painting, carried into the artifact."""
+
+    title: str = ""
+    artist: str = ""
+    year: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What to learn, from what, and how. The defaults made the styles that ship."""
+
+    style_image: Path
+    photos: Path
+    output: Path
+    """Folder of the run: checkpoint.safetensors, state.pt, log.csv, report.png."""
+    name: str
+    tier: Tier = "fast"
+    style: StyleInfo = field(default_factory=StyleInfo)
+    loss_network: LossNetworkName = "vgg19"
+    loss_weights: Path | None = None
+    """Local weight file of the loss network; None fetches torchvision's."""
+    steps: int = 3000
+    batch_size: int = 4
+    """Pictures a step, over all processes."""
+    crop_size: int = 256
+    """Side of a training crop, pixels."""
+    learning_rate: float = 1e-3
+    """Highest rate of the one-cycle schedule."""
+    content_weight: float = 1.0
+    style_weight: float | None = None
+    """None: found while training so that `style_balance` is met."""
+    style_balance: float = 1.0
+    """Wanted style_weight · style / (content_weight · content)."""
+    tv_weight: float = 0.5
+    motion_weight: float = 20.0
+    """0 turns the steadiness term off."""
+    style_size: int = 384
+    """Short side at which the painting is looked at, pixels: larger gives larger marks."""
+    style_scale: float = 1.0
+    """Multiplies `style_size`."""
+    seed: int = 0
+    checkpoint_every: int = 250
+    sample_every: int = 500
+    precision: Precision = "auto"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "checkpoint_every", "sample_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("content_weight", "tv_weight", "motion_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        for name in ("learning_rate", "style_balance", "style_scale"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}")
+        if self.style_weight is not None and not 0 <= self.style_weight < math.inf:
+            raise ValueError(f"style_weight must be 0 or more, got {self.style_weight}")
+        if self.crop_size < 64 or self.crop_size % 4:
+            raise ValueError(f"crop_size must be a multiple of 4 and at least 64, got {self.crop_size}")
+        if not 64 <= self.style_size * self.style_scale <= 2048:
+            raise ValueError(
+                f"style_size times style_scale must be in 64…2048, got {self.style_size * self.style_scale:g}"
+            )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a step reports."""
+
+    step: int
+    """Steps done."""
+    steps: int
+    losses: Mapping[str, float]
+    """`content`, `style`, `tv`, `motion` unweighted, `total` weighted: means since the last report."""
+    style_weight: float
+    pictures_per_second: float
+    seconds_left: float
+    bad_files: int
+    """Photographs that could not be read so far."""
+
+
+@dataclass
+class StyleBalance:
+    """Finds the style weight for which style_weight · style = balance · content_weight · content.
+
+    A steady integral control of the logarithm, started from the first step's losses and frozen for the last fifth of
+    the training, so that the network converges on a fixed loss.
+    """
+
+    content_weight: float
+    balance: float
+    fixed: float | None
+    """A weight that the user chose; then nothing is controlled."""
+    weight: float = 0.0
+
+    RATE = 0.02  # a factor of 2 in the losses is made up for within about 50 steps
+    FROZEN = 0.2
+
+    def update(self, content: float, style: float, *, progress: float) -> float:
+        """The weight for this step; `progress` in [0, 1]."""
+        if self.fixed is not None:
+            self.weight = self.fixed
+            return self.weight
+        wanted = self.balance * self.content_weight * max(content, 1e-12) / max(style, 1e-12)
+        if self.weight == 0.0:
+            self.weight = wanted
+        elif progress < 1 - self.FROZEN:
+            self.weight *= (wanted / self.weight) ** self.RATE
+        return self.weight
+
+
+@dataclass
+class _Run:
+    """What changes from step to step; what `state.pt` holds."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    balance: StyleBalance
+    step: int = 0
+
+
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    callback: Callable[[Progress], None] | None = None,
+    sample: Callable[[nn.Module, int], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Path:
+    """Train and return the path of the last checkpoint.
+
+    Runs data-parallel when started by `torchrun`: each process takes its share of every batch, gradients are
+    averaged, the first process writes and reports.
+
+    Args:
+        resume: go on from `state.pt` in `config.output`, to the same result as an uninterrupted run.
+        callback: called after every step.
+        sample: called with the network every `sample_every` steps and at the end.
+        should_stop: asked after every step; True writes the checkpoint and ends.
+
+    Raises:
+        TrainingError: pictures, weights or the state to resume from are missing or damaged; a loss is not finite.
+    """
+    with _process_group() as (rank, world):
+        if config.batch_size % world:
+            raise ValueError(f"batch_size must be a multiple of the {world} processes, got {config.batch_size}")
+        device = _device(config.device, rank)
+        autocast = config.precision == "bf16" or (config.precision == "auto" and bf16_is_faster(device))
+        torch.manual_seed(config.seed)
+        photos = PhotoCrops(find_pictures(config.photos), config.batch_size, config.crop_size, config.seed)
+        targets = _Targets.load(config, device)
+        run = _start(config, device)
+        if resume:
+            _load_state(run, config)
+        elif rank == 0 and (config.output / _STATE_FILE).exists():
+            raise TrainingError(f"{config.output} already holds a training run; give --resume or another folder")
+        network = run.network if world == 1 else DistributedDataParallel(run.network)
+        meter = _Meter(config.steps, run.step, config.batch_size)
+        for batch in photos.batches(run.step):
+            if run.step >= config.steps or should_stop():
+                break
+            share = batch.chunk(world)[rank].to(device, memory_format=_MEMORY_FORMAT)
+            losses = _step(run, network, share, targets, config, rank=rank, autocast=autocast)
+            run.step += 1
+            if rank:
+                continue
+            if callback:
+                callback(meter.tick(run, losses, len(photos.bad_files)))
+            if run.step % config.checkpoint_every == 0 and run.step < config.steps:
+                _save(run, config, losses)
+            if sample and run.step % config.sample_every == 0:
+                sample(run.network, run.step)
+        if rank == 0 and run.step > 0:
+            _save(run, config, meter.last)
+        return config.output / "checkpoint.safetensors"
+
+
+@contextmanager
+def _process_group() -> Iterator[tuple[int, int]]:
+    """Rank and number of processes; (0, 1) unless started by torchrun."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield 0, 1
+        return
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield dist.get_rank(), dist.get_world_size()
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(name: str, rank: int) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else _CPU
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as exc:  # torch without CUDA raises AssertionError
+        raise TrainingError(f"device must be one that torch can use here, got {name!r}: {exc}") from exc
+    return device
+
+
+_CPU = torch.device("cpu")
+
+
+def bf16_is_faster(device: torch.device) -> bool:
+    """True where a body convolution of ours runs faster in bf16: measured, since no flag tells for every processor."""
+    if device.type != "cpu":
+        return torch.cuda.is_bf16_supported() if device.type == "cuda" else False
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        convolution, x = nn.Conv2d(64, 64, 3, padding=1).to(dtype), torch.zeros(1, 64, 64, 64, dtype=dtype)
+        with torch.inference_mode():
+            convolution(x)
+            times = []
+            for _ in range(5):
+                start = time.perf_counter()
+                convolution(x)
+                times.append(time.perf_counter() - start)
+        seconds[dtype] = min(times)
+    return seconds[torch.bfloat16] < 0.9 * seconds[torch.float32]
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """The loss network and what it says of the painting."""
+
+    loss_network: LossNetwork
+    style_grams: dict[str, Tensor]
+
+    @classmethod
+    def load(cls, config: TrainConfig, device: torch.device) -> "_Targets":
+        painting = read_picture(config.style_image)
+        if min(painting.shape[:2]) < _MIN_STYLE_SIDE:
+            log.warning(
+                "%s is only %dx%d pixels: its marks will be blurred", config.style_image, *painting.shape[1::-1]
+            )
+        painting = resize_short_side(painting, round(config.style_size * config.style_scale))
+        network = load_loss_network(config.loss_network, weights=config.loss_weights)
+        network = network.to(device, memory_format=_MEMORY_FORMAT)  # type: ignore[call-overload]
+        with torch.inference_mode():
+            features = network(to_tensor(painting).to(device), STYLE_LAYERS)
+        # Cloned outside inference mode: autograd refuses inference tensors.
+        return cls(network, {name: gram_matrix(x.clone()) for name, x in features.items()})
+
+
+def _start(config: TrainConfig, device: torch.device) -> _Run:
+    network = build_network(NetworkConfig.for_tier(config.tier))
+    network = network.to(device, memory_format=_MEMORY_FORMAT)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+    return _Run(network, optimizer, StyleBalance(config.content_weight, config.style_balance, config.style_weight))
+
+
+def learning_rate(step: int, steps: int, highest: float) -> float:
+    """One cycle (Smith and Topin 2017): linear up over the first twentieth, half a cosine down to a hundredth."""
+    warmup = max(1, steps // 20)
+    if step < warmup:
+        return highest * (step + 1) / warmup
+    return highest * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
+
+
+def _step(
+    run: _Run,
+    network: nn.Module,
+    photos: Tensor,
+    targets: _Targets,
+    config: TrainConfig,
+    *,
+    rank: int,
+    autocast: bool,
+) -> dict[str, float]:
+    """One step of Adam on a share of the batch, (N, 3, S, S) in [0, 255]; returns the losses of the whole batch."""
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(run.step, config.steps, config.learning_rate)
+    # Half of the pictures are moved as well: the term costs a quarter of a step, and all of them a half.
+    moved = photos[: (len(photos) + 1) // 2] if config.motion_weight else photos[:0]
+    generator = torch.Generator().manual_seed((config.seed * 1_000_003 + run.step) * 64 + rank)
+    limits = MotionRange()
+    motion = random_motion(moved.shape, generator, limits) if len(moved) else None
+    inputs = photos
+    if motion is not None:
+        motion = type(motion)(motion.grid.to(photos.device))
+        inputs = torch.cat([photos, disturb(motion.warp(moved).cpu(), generator, limits).to(photos.device)])
+    with torch.autocast(photos.device.type, dtype=torch.bfloat16, enabled=autocast):
+        stylized_all = network(inputs)
+        stylized = stylized_all[: len(photos)]
+        features = targets.loss_network(stylized, {*STYLE_LAYERS, CONTENT_LAYER})
+        with torch.no_grad():
+            wanted = targets.loss_network(photos, {CONTENT_LAYER})
+    terms = {
+        "content": content_loss(features[CONTENT_LAYER], wanted[CONTENT_LAYER]),
+        "style": style_distance({name: gram_matrix(features[name]) for name in STYLE_LAYERS}, targets.style_grams),
+        "tv": total_variation_loss(stylized),
+    }
+    if motion is not None:
+        terms["motion"] = motion_loss(stylized[: len(moved)], stylized_all[len(photos) :], motion)
+    losses = _mean_over_processes(terms)
+    style_weight = run.balance.update(losses["content"], losses["style"], progress=run.step / config.steps)
+    weights = {
+        "content": config.content_weight,
+        "style": style_weight,
+        "tv": config.tv_weight,
+        "motion": config.motion_weight,
+    }
+    total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    losses["total"] = sum(weights[name] * losses[name] for name in terms)
+    if not math.isfinite(losses["total"]):
+        raise TrainingError(f"loss is not finite at step {run.step}; try a lower --learning-rate")
+    run.optimizer.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    # Rare steps of the deep style layers are a hundred times the usual size and would undo the training so far.
+    nn.utils.clip_grad_norm_(run.network.parameters(), 10.0)
+    run.optimizer.step()
+    return losses
+
+
+def _mean_over_processes(terms: Mapping[str, Tensor]) -> dict[str, float]:
+    values = torch.stack([term.detach().float() for term in terms.values()])
+    if dist.is_initialized():
+        dist.all_reduce(values)
+        values /= dist.get_world_size()
+    return dict(zip(terms, values.tolist(), strict=True))
+
+
+class _Meter:
+    """Smoothed losses, speed and time left."""
+
+    SMOOTHING = 0.95
+
+    def __init__(self, steps: int, start: int, batch_size: int) -> None:
+        self.steps, self.start, self.batch_size = steps, start, batch_size
+        self.begun = time.monotonic()
+        self.last: dict[str, float] = {}
+
+    def tick(self, run: _Run, losses: Mapping[str, float], bad_files: int) -> Progress:
+        done = run.step - self.start
+        keep = min(self.SMOOTHING, 1 - 1 / done)
+        self.last = {name: keep * self.last.get(name, value) + (1 - keep) * value for name, value in losses.items()}
+        per_second = done / max(1e-9, time.monotonic() - self.begun)
+        return Progress(
+            step=run.step,
+            steps=self.steps,
+            losses=dict(self.last),
+            style_weight=run.balance.weight,
+            pictures_per_second=per_second * self.batch_size,
+            seconds_left=(self.steps - run.step) / per_second,
+            bad_files=bad_files,
+        )
+
+
+# What makes two runs the same run; paths and intervals may differ when it is resumed.
+_SAME_RUN = (
+    "name", "tier", "steps", "batch_size", "crop_size", "learning_rate", "content_weight", "style_weight",
+    "style_balance", "tv_weight", "motion_weight", "style_size", "style_scale", "seed",
+)  # fmt: skip
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    return {name: asdict(config)[name] for name in _SAME_RUN}
+
+
+def _save(run: _Run, config: TrainConfig, losses: Mapping[str, float]) -> None:
+    config.output.mkdir(parents=True, exist_ok=True)
+    metadata = {
+        "name": config.name,
+        "tier": config.tier,
+        "style": {**asdict(config.style), "sha256": hashlib.sha256(config.style_image.read_bytes()).hexdigest()},
+        "training": {
+            **_settings(config),
+            "content_layer": CONTENT_LAYER,
+            "style_layers": list(STYLE_LAYERS),
+            "loss_network": config.loss_weights.name if config.loss_weights else config.loss_network,
+            "final_style_weight": run.balance.weight,
+        },
+        "step": run.step,
+        "losses": dict(losses),
+    }
+    weights = run.network.state_dict()
+    save_checkpoint(
+        config.output / "checkpoint.safetensors", Checkpoint(NetworkConfig.for_tier(config.tier), weights, metadata)
+    )
+    state = {
+        "settings": _settings(config),
+        "network": weights,
+        "optimizer": run.optimizer.state_dict(),
+        "style_weight": run.balance.weight,
+        "step": run.step,
+    }
+    part = config.output / f".{_STATE_FILE}.part"
+    torch.save(state, part)
+    os.replace(part, config.output / _STATE_FILE)
+
+
+def _load_state(run: _Run, config: TrainConfig) -> None:
+    path = config.output / _STATE_FILE
+    if not path.is_file():
+        raise TrainingError(f"nothing to resume: {path} not found")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        settings = state["settings"]
+    except Exception as exc:  # torch has many errors for a damaged file
+        raise TrainingError(f"cannot resume from {path}: {exc}") from exc
+    wanted = _settings(config)
+    if different := [name for name in wanted if settings.get(name) != wanted[name]]:
+        name = different[0]
+        raise TrainingError(
+            f"{name} must be as in the run to resume ({settings.get(name)!r}), got {wanted[name]!r}: {path}"
+        )
+    run.network.load_state_dict(state["network"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.balance.weight = float(state["style_weight"])
+    run.step = int(state["step"])
