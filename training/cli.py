@@ -44,13 +44,13 @@ def train(
         str, typer.Option(help="How much the painting counts: a number, or auto to find it for --style-balance.")
     ] = "auto",
     style_balance: Annotated[
-        float | None, typer.Option(help="With --style-weight auto: weighted style loss over weighted content loss.")
+        float | None, typer.Option(help="With --style-weight auto: share of the photograph to give up, 0 to 1.")
     ] = None,
     tv_weight: Annotated[float | None, typer.Option(help="Smoothness.")] = None,
     motion_weight: Annotated[float | None, typer.Option(help="Steadiness in videos; 0 is off.")] = None,
     style_size: Annotated[int | None, typer.Option(help="Short side at which the painting is seen, pixels.")] = None,
-    style_scale: Annotated[float | None, typer.Option(help="Multiplies --style-size: larger gives larger marks.")] = None,
-    loss_network: Annotated[Literal["vgg16", "vgg19"], typer.Option(help="Fetched once, unless --loss-weights.")] = "vgg19",
+    style_scale: Annotated[float | None, typer.Option(help="Multiplies --style-size: larger, larger marks.")] = None,
+    loss_network: Annotated[Literal["vgg16", "vgg19"], typer.Option(help="Fetched unless --loss-weights.")] = "vgg19",
     loss_weights: Annotated[Path | None, typer.Option(help="Local weight file of the loss network.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same machine: same losses.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,

@@ -133,4 +133,4 @@ def _tensorboard_writer(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as exc:
         raise TrainingError("--tensorboard needs the tensorboard package: pip install tensorboard") from exc
-    return SummaryWriter(folder / "tensorboard")  # type: ignore[no-untyped-call]
+    return SummaryWriter(folder / "tensorboard")

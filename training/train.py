@@ -74,8 +74,8 @@ class TrainConfig:
     content_weight: float = 1.0
     style_weight: float | None = None
     """None: found while training so that `style_balance` is met."""
-    style_balance: float = 1.0
-    """Wanted style_weight · style / (content_weight · content)."""
+    style_balance: float = 0.5
+    """Content loss to aim at with `style_weight` None: 0 is the photograph, 1 none of it."""
     tv_weight: float = 0.5
     motion_weight: float = 20.0
     """0 turns the steadiness term off."""
@@ -127,31 +127,36 @@ class Progress:
 
 @dataclass
 class StyleBalance:
-    """Finds the style weight for which style_weight · style = balance · content_weight · content.
+    """Finds the style weight for which the content loss is `balance`: how much of the photograph is given up.
 
-    A steady integral control of the logarithm, started from the first step's losses and frozen for the last fifth of
-    the training, so that the network converges on a fixed loss.
+    Content loss has the same scale for every painting (see `content_loss`), so one balance suits all of them, while
+    the weights that lead there differ by a factor of ten. The first step's losses give a start; from then on a slow
+    integral control of the logarithm raises the weight while the photograph is kept better than asked for, and lowers
+    it otherwise. It is frozen for the last fifth of the training, so that the network converges on a fixed loss.
+
+    Holding the ratio of the two weighted losses instead does not work: a low weight leaves the style loss high, which
+    lowers the weight further, until the network copies the photograph (seen with a black-and-white woodcut).
     """
 
-    content_weight: float
     balance: float
+    content_weight: float
     fixed: float | None
     """A weight that the user chose; then nothing is controlled."""
     weight: float = 0.0
 
-    RATE = 0.02  # a factor of 2 in the losses is made up for within about 50 steps
+    RATE = 0.02
     FROZEN = 0.2
 
     def update(self, content: float, style: float, *, progress: float) -> float:
         """The weight for this step; `progress` in [0, 1]."""
         if self.fixed is not None:
             self.weight = self.fixed
-            return self.weight
-        wanted = self.balance * self.content_weight * max(content, 1e-12) / max(style, 1e-12)
-        if self.weight == 0.0:
-            self.weight = wanted
+        elif self.weight == 0.0:
+            self.weight = self.content_weight * max(content, 1e-6) / max(style, 1e-6)
         elif progress < 1 - self.FROZEN:
-            self.weight *= (wanted / self.weight) ** self.RATE
+            # Bounded, since the first steps are far off and would wind the control up.
+            error = math.log(self.balance / max(content, 1e-6))
+            self.weight *= math.exp(self.RATE * min(0.5, max(-0.5, error)))
         return self.weight
 
 
@@ -293,7 +298,7 @@ def _start(config: TrainConfig, device: torch.device) -> _Run:
     network = build_network(NetworkConfig.for_tier(config.tier))
     network = network.to(device, memory_format=_MEMORY_FORMAT)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
-    return _Run(network, optimizer, StyleBalance(config.content_weight, config.style_balance, config.style_weight))
+    return _Run(network, optimizer, StyleBalance(config.style_balance, config.content_weight, config.style_weight))
 
 
 def learning_rate(step: int, steps: int, highest: float) -> float:
