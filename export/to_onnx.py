@@ -1,0 +1,235 @@
+"""Checkpoint to artifact: PyTorch's own ONNX exporter, a graph made plain, parity proven before the final name."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .artifact import Artifact, Metadata, Parity, StyleOrigin, Tier, save_artifact
+from .errors import ArtifactError
+from .parity import Candidate, Paint, Picture, check_floor, compare
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+    from ..training.checkpoint import Checkpoint
+    from ..training.networks import TransformationNetwork
+
+OPSET = 18
+"""IR 10 and opset 18 are read by ONNX Runtime 1.20, OpenVINO 2024.6 and TensorRT 10, and by all that follow."""
+
+Progress = Callable[[str], None]
+
+
+def export_onnx(
+    checkpoint: Path | str,
+    path: Path | str,
+    *,
+    photographs: Sequence[Picture],
+    candidates: Sequence[Candidate],
+    half_weights: bool = True,
+    overwrite: bool = False,
+    on_progress: Progress = lambda line: None,
+) -> Artifact:
+    """Freeze a checkpoint.
+
+    Args:
+        checkpoint: what training wrote.
+        path: the artifact to write, e.g. mosaic.fast.onnx.
+        photographs: (H, W, 3) uint8 RGB, what parity is measured on.
+        candidates: engines to measure; at least one must run in fp32.
+        half_weights: store convolutions as fp16 with casts that engines fold: half the file.
+        on_progress: gets one line per step.
+
+    Raises:
+        ArtifactError: an engine's pictures differ from PyTorch's by more than the floor of its precision.
+    """
+    from ..training.checkpoint import load_checkpoint
+
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise ArtifactError(f"{path} must not exist yet: choose another name or pass --overwrite")
+    if not path.parent.is_dir():
+        raise ArtifactError(f"{path.parent} must be a folder that exists")
+    loaded = load_checkpoint(Path(checkpoint))
+    network = loaded.build()
+    on_progress(f"building the graph of {loaded.config.architecture}")
+    model = build_graph(network, half_weights=half_weights)
+    metadata = metadata_of(loaded, stride=network.stride)
+    parity = prove(model, metadata, network, photographs, candidates, on_progress=on_progress)
+    return save_artifact(model, replace(metadata, parity=parity), path, overwrite=overwrite)
+
+
+def build_graph(network: "TransformationNetwork", *, half_weights: bool = True) -> "onnx.ModelProto":
+    """The network as an ONNX model under the artifact's contract, bytes in and bytes out."""
+    from ..training.networks import for_export
+
+    model = _torch_export(_bytes_to_bytes(for_export(network)), stride=network.stride)
+    _make_plain(model)
+    if half_weights:
+        store_weights_as_half(model)
+    return model
+
+
+def metadata_of(checkpoint: "Checkpoint", *, stride: int) -> Metadata:
+    """What a checkpoint knows of its style, in the artifact's words."""
+    known = checkpoint.metadata
+    tier: Tier = known.get("tier", "fast")
+    origin = {key: str(value) for key, value in known.get("style", {}).items() if key in StyleOrigin.__annotations__}
+    training = {"network": checkpoint.config.to_dict(), "step": known.get("step")} | dict(known.get("training", {}))
+    return Metadata(
+        name=known.get("name") or "unnamed",
+        tier=tier,
+        stride=stride,
+        style=StyleOrigin(**origin),
+        training=training,
+        losses=dict(known.get("losses", {})),
+        code_version=version("impasto"),
+    )
+
+
+def prove(
+    model: "onnx.ModelProto",
+    metadata: Metadata,
+    network: "TransformationNetwork",
+    photographs: Sequence[Picture],
+    candidates: Sequence[Candidate],
+    *,
+    on_progress: Progress = lambda line: None,
+) -> tuple[Parity, ...]:
+    """Parity of every candidate with PyTorch in fp32; an `ArtifactError` where one lies below its floor."""
+    if not photographs:
+        raise ArtifactError("photographs for the parity check must be at least one, got none: pass --photos DIR")
+    if not any(candidate.precision in ("fp32", "int8") for candidate in candidates):
+        raise ArtifactError("an engine for the parity check must be installed: pip install 'impasto[cpu]'")
+    photographs = [crop_to_stride(photo, metadata.stride) for photo in photographs]
+    reference = torch_reference(network)
+    references = [reference(photo) for photo in photographs]
+    results = []
+    with TemporaryDirectory(prefix="impasto-") as folder:
+        artifact = save_artifact(model, metadata, Path(folder) / "candidate.onnx")
+        for candidate in candidates:
+            with candidate.open(artifact) as paint:
+                pairs = [(wanted, paint(photo)) for wanted, photo in zip(references, photographs, strict=True)]
+            parity = compare(pairs, precision=candidate.precision, engine=candidate.name)
+            on_progress(f"{parity.engine} {parity.precision}: {parity.psnr_db:.1f} dB to PyTorch fp32")
+            check_floor(parity)
+            results.append(parity)
+    return tuple(results)
+
+
+def torch_reference(network: "TransformationNetwork") -> Paint:
+    """PyTorch in fp32, eager, with the network as it was trained: the picture that all others must match."""
+    import torch
+
+    module = _bytes_to_bytes(network).eval()
+
+    def paint(picture: Picture) -> Picture:
+        with torch.inference_mode():
+            painted: Picture = module(torch.from_numpy(picture.copy())[None])[0].numpy()
+        return painted
+
+    return paint
+
+
+def crop_to_stride(picture: Picture, stride: int) -> Picture:
+    """The top left part whose sides are multiples of `stride`."""
+    height, width = (size - size % stride for size in picture.shape[:2])
+    if not height or not width:
+        raise ValueError(f"a picture must be at least {stride}x{stride}, got {picture.shape[1]}x{picture.shape[0]}")
+    return np.ascontiguousarray(picture[:height, :width])
+
+
+def _bytes_to_bytes(network: "torch.nn.Module") -> "torch.nn.Module":
+    """(N, H, W, 3) uint8 to the same, around a network on (N, 3, H, W) float in [0, 255]."""
+    import torch
+
+    class BytesToBytes(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, frame: torch.Tensor) -> torch.Tensor:
+            painted: torch.Tensor = self.inner(frame.permute(0, 3, 1, 2).float())
+            return painted.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+    return BytesToBytes(network).eval()
+
+
+def _torch_export(module: "torch.nn.Module", *, stride: int) -> "onnx.ModelProto":
+    import logging
+    import warnings
+
+    import torch
+
+    # Distinct sizes: the exporter would take equal ones for one and the same dimension.
+    example = torch.zeros(2, 16 * stride, 24 * stride, 3, dtype=torch.uint8)
+    free = torch.export.Dim.DYNAMIC
+    exporter_log = logging.getLogger("torch.onnx")
+    level = exporter_log.level
+    exporter_log.setLevel(logging.ERROR)  # it reports every torchvision operator that it does without
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamic_shapes=({0: free, 1: free, 2: free},),
+                input_names=["frame"],
+                output_names=["stylized"],
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    finally:
+        exporter_log.setLevel(level)
+    if program is None:
+        raise ArtifactError("the network must be one that PyTorch can export")
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+def _make_plain(model: Any) -> None:
+    """Drop what the exporter remembers of its own run (source paths, symbols) and name the dimensions."""
+    model.producer_name, model.producer_version = "impasto", version("impasto")
+    del model.metadata_props[:], model.functions[:], model.graph.value_info[:]
+    model.graph.name, model.doc_string = "stylize", ""
+    used = {node.domain for node in model.graph.node}
+    for entry in [entry for entry in model.opset_import if entry.domain and entry.domain not in used]:
+        model.opset_import.remove(entry)
+    for part in (model.graph, *model.graph.node, *model.graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for index, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}_{index}"
+    for value in (*model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+        for dim, name in zip(value.type.tensor_type.shape.dim, ("n", "h", "w"), strict=False):
+            dim.dim_param = name
+
+
+def store_weights_as_half(model: Any) -> None:
+    """Keep convolution weights as fp16 behind a Cast: half the file, and every engine folds the cast away.
+
+    Biases and normalisation stay fp32: they are few, and their errors would not average out.
+    """
+    from onnx import helper, numpy_helper
+
+    casts = []
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.ndim < 2:
+            continue
+        if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+            raise ArtifactError(f"weights must fit fp16, got {np.abs(values).max():g} in {tensor.name}")
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+        casts.append(helper.make_node("Cast", [tensor.name], [name], name=f"Cast_{name}", to=1))
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*casts, *nodes])

@@ -1,0 +1,191 @@
+"""Fixtures that several suites share."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from impasto.export.artifact import Artifact, Metadata, save_artifact
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The project's real material, which is not part of the repository."""
+    folder = Path(os.environ.get("IMPASTO_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at {folder}: set IMPASTO_SHARED_DATA")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    """Fail a test that leaves a thread of ours running: every thread has an owner who joins it."""
+    before = set(threading.enumerate())
+    yield
+    left = [t for t in threading.enumerate() if t not in before and t.name.startswith("impasto")]
+    for thread in left:
+        thread.join(1.0)
+    alive = [t.name for t in left if t.is_alive()]
+    assert not alive, f"threads left running: {alive}"
+
+
+@pytest.fixture(scope="session")
+def make_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write a small video: make_clip("vfr.mp4", times=[0, 40, 100], time_base=Fraction(1, 600), sound=True)."""
+
+    def make(
+        name: str = "clip.mp4",
+        *,
+        codec: str = "libx264",
+        pixel_format: str = "yuv420p",
+        height: int = 48,
+        width: int = 64,
+        times: Sequence[int] = tuple(512 * n for n in range(12)),
+        time_base: Fraction = Fraction(1, 12_800),
+        rate: Fraction = Fraction(25),
+        sound: bool = False,
+        options: dict[str, str] | None = None,
+        container_options: dict[str, str] | None = None,
+        prepare: Callable[[av.VideoStream], None] | None = None,
+        draw: Callable[[int, int, int], np.ndarray] | None = None,
+    ) -> Path:
+        path = tmp_path_factory.mktemp("clip") / name
+        draw = draw or numbered_picture
+        with av.open(str(path), "w", options=container_options or {}) as container:
+            video = container.add_stream(codec, rate=rate, options=options or {})
+            video.width, video.height, video.pix_fmt = width, height, pixel_format
+            video.codec_context.time_base = video.time_base = time_base
+            if prepare:
+                prepare(video)
+            audio = container.add_stream("aac", rate=44_100) if sound else None
+            for number, ticks in enumerate(times):
+                frame = av.VideoFrame.from_ndarray(draw(number, height, width), format="rgb24")
+                frame = frame.reformat(format=pixel_format)
+                frame.pts, frame.time_base = ticks, time_base
+                container.mux(video.encode(frame))
+            container.mux(video.encode(None))
+            if audio:
+                _add_sound(container, audio, float(times[-1] * time_base))
+        return path
+
+    return make
+
+
+def numbered_picture(number: int, height: int, width: int) -> np.ndarray:
+    """(H, W, 3) uint8: a soft colour gradient that moves; the eight blocks on top spell `number` in binary."""
+    y, x = np.mgrid[0:height, 0:width]
+    picture = np.stack([40 + x * 150 // width, 40 + y * 150 // height, (x + y + 5 * number) % 200], -1).astype(np.uint8)
+    block = width // 8
+    for bit in range(8):
+        picture[: height // 3, bit * block : (bit + 1) * block] = 235 if number >> bit & 1 else 20
+    return picture
+
+
+def number_of(picture: np.ndarray) -> int:
+    """The number that `numbered_picture` wrote, read back from a decoded picture."""
+    height, width = picture.shape[:2]
+    block = width // 8
+    blocks = picture[: height // 3, : block * 8].reshape(height // 3, 8, block, 3)
+    return sum(1 << bit for bit, bright in enumerate(blocks.mean((0, 2, 3)) > 128) if bright)
+
+
+@pytest.fixture(scope="session")
+def read_number() -> Callable[[np.ndarray], int]:
+    return number_of
+
+
+def _add_sound(container: av.container.OutputContainer, stream: av.AudioStream, seconds: float) -> None:
+    rng = np.random.default_rng(0)
+    for start in range(0, int(seconds * 44_100) + 1024, 1024):
+        frame = av.AudioFrame.from_ndarray(
+            (rng.normal(0, 0.1, (1, 1024))).astype(np.float32), format="fltp", layout="mono"
+        )
+        frame.sample_rate, frame.pts, frame.time_base = 44_100, start, Fraction(1, 44_100)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="session")
+def identity_model() -> onnx.ModelProto:
+    """A model under the artifact's contract that gives every picture back."""
+    return picture_model([helper.make_node("Identity", ["x"], ["y"])], {})
+
+
+@pytest.fixture(scope="session")
+def small_model() -> onnx.ModelProto:
+    """A network in miniature, random weights: every operator of a real artifact, stride 2."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "down": rng.normal(0, 0.02, (8, 3, 3, 3)).astype(np.float32),
+        "scale": rng.uniform(0.5, 1.5, 8).astype(np.float32),
+        "shift": rng.normal(0, 0.5, 8).astype(np.float32),
+        "body": rng.normal(0, 0.2, (8, 8, 3, 3)).astype(np.float32),
+        "up": rng.normal(0, 4, (8, 3, 4, 4)).astype(np.float32),
+        "grey": np.full(3, 128, np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "down"], ["a"], strides=[2, 2], pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+        helper.make_node("InstanceNormalization", ["a", "scale", "shift"], ["b"], epsilon=1e-5),
+        helper.make_node("Relu", ["b"], ["c"]),
+        helper.make_node("Conv", ["c", "body"], ["d"], pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+        helper.make_node("InstanceNormalization", ["d", "scale", "shift"], ["d2"], epsilon=1e-5),
+        helper.make_node("Add", ["c", "d2"], ["e"]),
+        helper.make_node(
+            "ConvTranspose", ["e", "up", "grey"], ["y"], strides=[2, 2], pads=[1, 1, 1, 1], kernel_shape=[4, 4]
+        ),
+    ]
+    return picture_model(nodes, weights)
+
+
+@pytest.fixture(scope="session")
+def make_artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact]:
+    """Write a model as an artifact: make_artifact(model, name="x", stride=2)."""
+
+    def make(model: onnx.ModelProto, *, name: str = "test", stride: int = 1, **metadata: object) -> Artifact:
+        folder = tmp_path_factory.mktemp("artifact")
+        return save_artifact(
+            model, Metadata(name=name, tier="fast", stride=stride, **metadata), folder / f"{name}.fast.onnx"
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def identity_artifact(make_artifact: Callable[..., Artifact], identity_model: onnx.ModelProto) -> Artifact:
+    """Paints every picture as it is; stride 1."""
+    return make_artifact(identity_model, name="identity")
+
+
+@pytest.fixture(scope="session")
+def small_artifact(make_artifact: Callable[..., Artifact], small_model: onnx.ModelProto) -> Artifact:
+    """A network in miniature; stride 2."""
+    return make_artifact(small_model, name="small", stride=2)
+
+
+def picture_model(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """Nodes from `x` to `y`, (N, 3, H, W) float, between the artifact's bytes in and bytes out."""
+    weights = weights | {"low": np.float32(0), "high": np.float32(255)}
+    frame_shape = ["n", "h", "w", 3]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["frame"], ["float"], to=TensorProto.FLOAT),
+            helper.make_node("Transpose", ["float"], ["x"], perm=[0, 3, 1, 2]),
+            *nodes,
+            helper.make_node("Round", ["y"], ["rounded"]),
+            helper.make_node("Clip", ["rounded", "low", "high"], ["clipped"]),
+            helper.make_node("Cast", ["clipped"], ["bytes"], to=TensorProto.UINT8),
+            helper.make_node("Transpose", ["bytes"], ["stylized"], perm=[0, 2, 3, 1]),
+        ],
+        "stylize",
+        [helper.make_tensor_value_info("frame", TensorProto.UINT8, frame_shape)],
+        [helper.make_tensor_value_info("stylized", TensorProto.UINT8, frame_shape)],
+        [numpy_helper.from_array(np.asarray(values), name) for name, values in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

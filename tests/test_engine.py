@@ -1,0 +1,323 @@
+"""One contract for every engine that is installed here; the others skip and say why."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from impasto.export.artifact import Artifact, parse_model
+from impasto.export.parity import PSNR_FLOOR_DB, compare
+from impasto.realtime import engine as engine_module
+from impasto.realtime.engine import (
+    BACKENDS,
+    Backend,
+    Batch,
+    Engine,
+    EngineInfo,
+    EngineOptions,
+    Precision,
+    load_engine,
+    parse_device,
+)
+from impasto.realtime.errors import ArtifactError, EngineError
+
+
+def installed() -> Iterator[pytest.param]:
+    for backend in BACKENDS:
+        label = f"{backend.library}-{backend.device}"
+        try:
+            precisions = backend.precisions()
+        except EngineError as exc:
+            yield pytest.param(backend, "fp32", id=label, marks=pytest.mark.skip(reason=str(exc)))
+            continue
+        for precision in precisions:
+            yield pytest.param(backend, precision, id=f"{label}-{precision}")
+
+
+every_engine = pytest.mark.parametrize(("backend", "precision"), list(installed()))
+
+
+def noise(*shape: int, seed: int = 0) -> Batch:
+    """Blurred random pictures (N, H, W, 3): smooth as photographs are, and different everywhere."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (shape[0], 9, 9, 3)).astype(np.float32)
+    rows, columns = (np.linspace(0, 7.999, size) for size in shape[1:3])
+    r, c = rows.astype(int), columns.astype(int)
+    fr, fc = (rows - r)[None, :, None, None], (columns - c)[None, None, :, None]
+    top = coarse[:, r][:, :, c] * (1 - fc) + coarse[:, r][:, :, c + 1] * fc
+    below = coarse[:, r + 1][:, :, c] * (1 - fc) + coarse[:, r + 1][:, :, c + 1] * fc
+    return np.rint(top * (1 - fr) + below * fr).astype(np.uint8)
+
+
+@pytest.fixture
+def opened(small_artifact: Artifact) -> Iterator[Callable[..., Engine]]:
+    engines: list[Engine] = []
+
+    def open_engine(backend: Backend, precision: Precision, artifact: Artifact = small_artifact) -> Engine:
+        engines.append(backend.open(artifact, EngineOptions(precision=precision)))
+        return engines[-1]
+
+    yield open_engine
+    for engine in engines:
+        engine.close()
+
+
+@every_engine
+@pytest.mark.parametrize("shape", [(1, 64, 64, 3), (2, 66, 90, 3), (5, 34, 130, 3)], ids=str)
+def test_same_picture_as_the_reference(
+    opened: Callable[..., Engine],
+    small_artifact: Artifact,
+    backend: Backend,
+    precision: Precision,
+    shape: tuple[int, ...],
+) -> None:
+    frames = noise(*shape)
+    (wanted,) = ReferenceEvaluator(parse_model(small_artifact)).run(None, {"frame": frames})
+    painted = opened(backend, precision)(frames)
+    assert painted.shape == frames.shape
+    assert painted.dtype == np.uint8
+    parity = compare([(wanted, painted)], precision=precision, engine=backend.library)
+    assert parity.psnr_db >= PSNR_FLOOR_DB[precision], parity
+
+
+@every_engine
+def test_identity_keeps_every_value(
+    opened: Callable[..., Engine], identity_artifact: Artifact, backend: Backend, precision: Precision
+) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (3, 17, 31, 3), dtype=np.uint8)
+    assert np.array_equal(opened(backend, precision, identity_artifact)(frames), frames)
+
+
+@every_engine
+def test_sizes_may_change_between_calls(opened: Callable[..., Engine], backend: Backend, precision: Precision) -> None:
+    engine = opened(backend, precision)
+    first = engine(noise(1, 64, 96, 3))
+    for height, width in ((32, 32), (128, 64), (66, 34)):
+        engine.warmup(height, width)
+        assert engine(noise(1, height, width, 3)).shape == (1, height, width, 3)
+    assert np.array_equal(engine(noise(1, 64, 96, 3)), first)
+
+
+@every_engine
+def test_results_are_new_and_stay(opened: Callable[..., Engine], backend: Backend, precision: Precision) -> None:
+    engine = opened(backend, precision)
+    frames = noise(1, 64, 64, 3)
+    before = frames.copy()
+    first = engine(frames)
+    kept = first.copy()
+    second = engine(noise(1, 64, 64, 3, seed=1))
+    assert np.array_equal(frames, before), "the input must stay as it is"
+    assert np.array_equal(first, kept), "a result must not change with the next call"
+    assert not np.array_equal(second, kept)
+    assert first.flags.writeable
+    assert not np.shares_memory(first, second)
+
+
+@every_engine
+def test_frames_of_a_batch_do_not_mix(opened: Callable[..., Engine], backend: Backend, precision: Precision) -> None:
+    engine = opened(backend, precision)
+    frames = noise(2, 64, 64, 3)
+    both = engine(frames)
+    for index in range(2):
+        alone = engine(frames[index : index + 1])
+        assert compare([(alone[0], both[index])], precision=precision, engine="").psnr_db > PSNR_FLOOR_DB[precision]
+
+
+@every_engine
+def test_any_memory_layout(opened: Callable[..., Engine], backend: Backend, precision: Precision) -> None:
+    engine = opened(backend, precision)
+    frames = noise(1, 64, 64, 3)
+    flipped = frames[:, :, ::-1]
+    assert np.array_equal(engine(flipped), engine(np.ascontiguousarray(flipped)))
+    frames.flags.writeable = False
+    engine(frames)
+
+
+@every_engine
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((64, 64, 3), np.uint8),
+        np.zeros((1, 64, 64, 4), np.uint8),
+        np.zeros((1, 64, 64, 3), np.float32),
+        np.zeros((1, 65, 64, 3), np.uint8),
+        np.zeros((0, 64, 64, 3), np.uint8),
+        np.zeros((1, 0, 64, 3), np.uint8),
+    ],
+    ids=lambda frames: f"{frames.shape}-{frames.dtype}",
+)
+def test_wrong_frames(
+    opened: Callable[..., Engine], backend: Backend, precision: Precision, frames: np.ndarray
+) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        opened(backend, precision)(frames)
+
+
+@every_engine
+def test_close_twice(opened: Callable[..., Engine], backend: Backend, precision: Precision) -> None:
+    engine = opened(backend, precision)
+    engine.close()
+    engine.close()
+
+
+@every_engine
+def test_info_says_what_runs(opened: Callable[..., Engine], backend: Backend, precision: Precision) -> None:
+    engine = opened(backend, precision)
+    assert engine.info.name == backend.library
+    assert engine.info.precision == precision
+    assert engine.stride == 2
+    assert backend.version()[0].isdigit()
+
+
+@every_engine
+def test_two_engines_in_two_threads(opened: Callable[..., Engine], backend: Backend, precision: Precision) -> None:
+    engines = [opened(backend, precision) for _ in range(2)]
+    frames = [noise(1, 64, 64, 3, seed=seed) for seed in range(2)]
+    wanted = [engine(frame) for engine, frame in zip(engines, frames, strict=True)]
+    faults: list[object] = []
+
+    def work(index: int) -> None:
+        try:
+            for _ in range(30):
+                if not np.array_equal(engines[index](frames[index]), wanted[index]):
+                    faults.append(f"engine {index} painted something else")
+        except Exception as exc:
+            faults.append(exc)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not faults
+
+
+@every_engine
+def test_a_graph_that_cannot_run(
+    make_artifact: Callable[..., Artifact], small_model: onnx.ModelProto, backend: Backend, precision: Precision
+) -> None:
+    """Channels that do not fit are beyond ONNX's checker: the engine must say so in one line."""
+    model = onnx.ModelProto()
+    model.CopyFrom(small_model)
+    body = next(tensor for tensor in model.graph.initializer if tensor.name == "body")
+    body.CopyFrom(numpy_helper.from_array(np.zeros((8, 9, 3, 3), np.float32), "body"))
+    with pytest.raises(EngineError) as caught:
+        backend.open(make_artifact(model), EngineOptions(precision=precision))(noise(1, 64, 64, 3))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("auto", ("auto", 0)), ("cpu", ("cpu", 0)), ("cuda:1", ("cuda", 1)), ("torch:12", ("torch", 12))],
+)
+def test_device_names(text: str, wanted: tuple[str, int]) -> None:
+    assert parse_device(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "CPU", "cuda:1:2"])
+def test_bad_device_names(text: str) -> None:
+    with pytest.raises(ValueError, match="device must be one of auto, cpu, cuda"):
+        parse_device(text)
+
+
+def test_load_engine_says_what_it_chose(small_artifact: Artifact) -> None:
+    lines: list[str] = []
+    engine = load_engine(small_artifact.path, on_choice=lines.append)
+    assert len(lines) == 1
+    assert str(engine.info) in lines[0]
+    engine.close()
+
+
+def test_load_engine_checks_the_file_and_the_words(tmp_path: object, small_artifact: Artifact) -> None:
+    with pytest.raises(ArtifactError, match="there is none"):
+        load_engine(f"{tmp_path}/none.onnx")
+    with pytest.raises(ValueError, match="precision must be one of"):
+        load_engine(small_artifact, precision="fp8")
+
+
+class FakeEngine:
+    """Answers with its input."""
+
+    stride = 1
+
+    def __init__(self, name: str) -> None:
+        self.info = EngineInfo(name, "fake", "fp32")
+        self.closed = False
+
+    def __call__(self, frames: Batch) -> Batch:
+        return frames.copy()
+
+    def warmup(self, height: int, width: int) -> None: ...
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeBackend:
+    def __init__(self, library: str, device: str, hardware: str, outcome: FakeEngine | EngineError) -> None:
+        self.library, self.device, self.hardware, self.outcome = library, device, hardware, outcome
+        self.asked = 0
+
+    def open(self, artifact: Artifact, options: EngineOptions) -> FakeEngine:
+        self.asked += 1
+        if isinstance(self.outcome, EngineError):
+            raise self.outcome
+        return self.outcome
+
+
+@pytest.fixture
+def choose(monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact) -> Callable[..., tuple[Engine, list[str]]]:
+    """Choose among fake back ends whose engines take the milliseconds of their names."""
+    monkeypatch.setattr(engine_module, "one_inference_ms", lambda engine: float(engine.info.name))
+
+    def run(backends: list[FakeBackend], **options: object) -> tuple[Engine, list[str]]:
+        monkeypatch.setattr(engine_module, "BACKENDS", backends)
+        lines: list[str] = []
+        return load_engine(small_artifact, on_choice=lines.append, **options), lines
+
+    return run
+
+
+def test_auto_keeps_the_fastest_and_closes_the_others(choose: Callable[..., tuple[Engine, list[str]]]) -> None:
+    slow, fast, last = FakeEngine("30"), FakeEngine("10"), FakeEngine("20")
+    backends = [FakeBackend("onnxruntime", "cpu", "cpu", engine) for engine in (slow, fast, last)]
+    engine, lines = choose(backends)
+    assert engine is fast
+    assert (slow.closed, fast.closed, last.closed) == (True, False, True)
+    assert "faster than 30 on fake in fp32, 20 on fake in fp32" in lines[0]
+
+
+def test_auto_does_not_try_processors_when_a_graphics_card_works(
+    choose: Callable[..., tuple[Engine, list[str]]],
+) -> None:
+    gpu = FakeBackend("onnxruntime", "cuda", "gpu", FakeEngine("5"))
+    cpu = FakeBackend("openvino", "cpu", "cpu", FakeEngine("1"))
+    engine, _ = choose([gpu, cpu])
+    assert engine is gpu.outcome
+    assert cpu.asked == 0
+
+
+def test_auto_falls_to_processors_and_a_named_device_does_not(
+    choose: Callable[..., tuple[Engine, list[str]]],
+) -> None:
+    missing = EngineError("CUDA must be there, got nothing: install it")
+    backends = [
+        FakeBackend("onnxruntime", "cuda", "gpu", missing),
+        FakeBackend("openvino", "cpu", "cpu", FakeEngine("1")),
+    ]
+    assert choose(backends)[0] is backends[1].outcome
+    with pytest.raises(EngineError, match="CUDA must be there"):
+        choose(backends, device="cuda")
+
+
+def test_no_engine_at_all_names_every_reason(choose: Callable[..., tuple[Engine, list[str]]]) -> None:
+    backends = [
+        FakeBackend("openvino", "cpu", "cpu", EngineError("pip install a")),
+        FakeBackend("onnxruntime", "cpu", "cpu", EngineError("pip install b")),
+    ]
+    with pytest.raises(EngineError, match=r"pip install a.*pip install b"):
+        choose(backends)
