@@ -1,1 +1,60 @@
-"""The styles that ship and the demo clip, as files beside this one."""
+"""The styles that ship and the demo clip, as files beside this one, and the user's own styles."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Literal, get_args
+
+Tier = Literal["fast", "quality"]
+
+DEMO_CLIP = Path(__file__).with_name("demo.mp4")
+"""Four seconds of 640x360 with sound."""
+
+
+def style_folders() -> tuple[Path, ...]:
+    """Where styles are looked for, the user's own first: a style of theirs hides one of ours of the same name."""
+    return user_styles(), Path(__file__).with_name("styles")
+
+
+def user_styles() -> Path:
+    """Folder of the user's own styles; IMPASTO_STYLES names another. It need not exist."""
+    if named := os.environ.get("IMPASTO_STYLES"):
+        return Path(named)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share"))
+    return base / "impasto" / "styles"
+
+
+def installed_styles() -> dict[str, dict[Tier, Path]]:
+    """Style name to its artifacts by tier, sorted by name. Files are `NAME.TIER.onnx`; nothing is opened."""
+    found: dict[str, dict[Tier, Path]] = {}
+    for folder in reversed(style_folders()):
+        if not folder.is_dir():
+            continue
+        for path in folder.glob("*.*.onnx"):
+            name, tier = path.name.removesuffix(".onnx").rsplit(".", 1)
+            if tier in get_args(Tier):
+                found.setdefault(name, {})[tier] = path  # type: ignore[index]
+    return dict(sorted(found.items()))
+
+
+def find_style(name: str, tier: str | None = None) -> Path:
+    """The artifact of an installed style; without a tier the fast one, else what there is.
+
+    Raises:
+        LookupError: no such style or tier; the message names those that are there.
+    """
+    styles = installed_styles()
+    if name not in styles:
+        raise LookupError(f"style must be one of {', '.join(styles) or 'none installed'}, or a .onnx file, got {name!r}")
+    tiers = styles[name]
+    if tier is None:
+        return tiers.get("fast") or next(iter(tiers.values()))
+    for known, path in tiers.items():
+        if known == tier:
+            return path
+    raise LookupError(f"tier of {name} must be one of {', '.join(sorted(tiers))}, got {tier!r}")
