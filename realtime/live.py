@@ -1,0 +1,392 @@
+"""The live path: newest frame in, painted picture to any number of outputs, never late, never raw by accident.
+
+feed → slot → painter thread → one slot and thread per output. Every hop holds one picture, the newest. A watchdog
+beside them puts the neutral card out when nothing was painted for a second, whatever the reason: camera away,
+engine broken, style damaged, or a call that never returns.
+"""
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from .capture import Feed, FeedStatus
+from .engine import Engine
+from .errors import ImpastoError
+from .frame import Frame, Picture
+from .governor import Governor, Rung, Step
+from .live_meter import LatencyMeter, LatencySummary
+from .live_output import LiveOutput, OutputStatus, Painting
+from .live_painter import Look, Painter, Size, neutral_card, work_size
+from .live_settings import LiveSettings, Tier
+from .slot import LatestSlot
+
+logger = logging.getLogger(__name__)
+
+OpenStyle = Callable[[str, Tier], Engine]
+"""Load a style by name and tier; an `ImpastoError` says why not."""
+
+HOLD_SECONDS = 1.0
+"""How long the last painted picture may stand when no new one comes."""
+CARD_EVERY_SECONDS = 0.5
+"""The card is sent again and again: a viewer may arrive, and a virtual camera wants a stream."""
+WATCHDOG_SECONDS = 0.05
+IDLE_AFTER_SECONDS = 2.0
+MOST_LOOKS = 4
+"""Engines kept warm: two tiers of this style and of the last one."""
+RESTART_SECONDS = 1.0
+"""Pause after an engine failed before it is asked again."""
+
+
+@dataclass(frozen=True)
+class LiveStatus:
+    """The whole run at one moment."""
+
+    settings: LiveSettings
+    feed: FeedStatus
+    painting_style: str
+    """What really paints, "" before the first style is warm."""
+    loading: str
+    """The style that is being loaded, or ""."""
+    engine: str
+    output_size: Size
+    work_size: Size
+    captured: int
+    dropped: int
+    """Frames that came while the painter was busy."""
+    painted: int
+    cards: int
+    idle: bool
+    latency: LatencySummary
+    """From capture to painted, over the last seconds."""
+    outputs: tuple[OutputStatus, ...]
+    problem: str
+    """Why there is no painted picture, or ""."""
+
+
+class LiveSession:
+    """Owns the threads of a live run; a context manager. Methods may be called from any thread."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        open_style: OpenStyle,
+        *,
+        settings: LiveSettings,
+        size: Size,
+        frame_rate: Fraction = Fraction(30),
+        short_side: int = 720,
+        latency_budget_ms: float | None = None,
+        on_event: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """
+        Args:
+            feed: where pictures come from.
+            open_style: loads a style.
+            settings: the look to begin with.
+            size: (height, width) of what goes out, fixed for the whole run.
+            frame_rate: nominal rate of the outputs.
+            short_side: largest shorter side that is painted; larger outputs are enlarged from it.
+            latency_budget_ms: from capture to painted; None leaves size and tier alone.
+            on_event: gets one line for every change a person should know of.
+        """
+        self.size, self.frame_rate = size, frame_rate
+        self._feed, self._open_style, self._on_event = feed, open_style, on_event
+        self._settings = settings
+        self._lock = threading.RLock()
+        self._frames: LatestSlot[Frame] = LatestSlot()
+        self._loads: LatestSlot[tuple[str, Tier]] = LatestSlot()
+        self._arrivals: LatestSlot[Look] = LatestSlot()
+        self._looks: OrderedDict[tuple[str, str], Look] = OrderedDict()
+        self._retired: list[tuple[float, Engine]] = []
+        self._outputs: tuple[LiveOutput, ...] = ()
+        self._painter = Painter(size=size, settings=settings)
+        self._painter.work_size = work_size(size, short_side)
+        self._governor = _governor(latency_budget_ms, size, short_side, settings.tier)
+        self._stop = threading.Event()
+        self._idle = False
+        self._seen_at = time.monotonic()
+        self._captured = self._painted = self._cards = 0
+        self._painted_at = self._card_at = 0.0
+        self._problem = ""
+        self._loading = ""
+        self._last: Painting | None = None
+        self.meter = LatencyMeter()
+        self.compare: Callable[[], bool] = lambda: False
+        """Asked for every frame: whether the panel's comparison view wants the camera's own picture as well."""
+        self._threads = [
+            threading.Thread(target=target, name=f"impasto-{name}")
+            for name, target in (("paint", self._paint_loop), ("load", self._load_loop), ("watch", self._watch_loop))
+        ]
+
+    def __enter__(self) -> "LiveSession":
+        self._loads.put((self._settings.style, self._settings.tier))
+        for thread in self._threads:
+            thread.start()
+        self._feed.start(self._captured_frame)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._feed.close()
+        self._frames.close()
+        self._loads.close()
+        for output in self._outputs:
+            output.close()
+        for thread in self._threads:
+            thread.join(5.0)
+        self._close_retired(float("inf"))
+        for look in self._looks.values():
+            look.engine.close()
+
+    # What a person does
+
+    @property
+    def settings(self) -> LiveSettings:
+        """The look as it was last asked for."""
+        return self._settings
+
+    def change(self, changes: Mapping[str, Any]) -> LiveSettings:
+        """Replace some settings; a new style or tier is loaded in the background and fades in when it is warm."""
+        with self._lock:
+            before, self._settings = self._settings, self._settings.changed(changes)
+            self._painter.settings = self._settings
+            after = self._settings
+            governor = self._governor
+            if governor is not None and after.tier != before.tier:
+                top = governor.rungs[0].short_side
+                self._governor = _governor(governor.budget_ms, self.size, top, after.tier)
+                self._painter.work_size = work_size(self.size, top)
+        if (after.style, after.tier) != (before.style, before.tier):
+            self._loads.put((after.style, after.tier))
+        return after
+
+    def add_output(self, output: LiveOutput) -> None:
+        """Send pictures to `output` from now on; the session closes it in the end."""
+        with self._lock:
+            self._outputs = (*self._outputs, output)
+        self.wake()
+
+    def remove_output(self, output: LiveOutput) -> None:
+        """Stop sending to `output` and let it finish."""
+        with self._lock:
+            self._outputs = tuple(o for o in self._outputs if o is not output)
+        output.close()
+
+    def replace_feed(self, feed: Feed) -> None:
+        """Go over to another camera; the outputs keep their size."""
+        with self._lock:
+            old, self._feed = self._feed, feed
+        old.close()
+        feed.start(self._captured_frame)
+        feed.set_idle(self._idle)
+
+    def wake(self) -> None:
+        """Somebody began to watch: paint again at once."""
+        self._seen_at = time.monotonic()
+        if self._idle:
+            self._set_idle(False)
+
+    def snapshot(self) -> Picture | None:
+        """The last painted picture, (H, W, 3) uint8 RGB; never the camera's."""
+        last = self._last
+        return None if last is None else last.frame.data
+
+    @property
+    def status(self) -> LiveStatus:
+        """Everything worth showing."""
+        look = self._painter.look
+        return LiveStatus(
+            settings=self._settings,
+            feed=self._feed.status,
+            painting_style=look.style if look else "",
+            loading=self._loading,
+            engine=str(look.engine.info) if look else "",
+            output_size=self.size,
+            work_size=self._painter.work_size,
+            captured=self._captured,
+            dropped=self._frames.dropped,
+            painted=self._painted,
+            cards=self._cards,
+            idle=self._idle,
+            latency=self.meter.recent(),
+            outputs=tuple(output.status for output in self._outputs),
+            problem=self._problem,
+        )
+
+    # The threads
+
+    def _captured_frame(self, frame: Frame) -> None:
+        self._captured += 1
+        if not self._idle:
+            self._frames.put(frame)
+
+    def _paint_loop(self) -> None:
+        while not self._stop.is_set():
+            if (look := self._arrivals.take(0.0)) is not None:
+                self._painter.show(look)
+            frame = self._frames.take(0.25)
+            if frame is None or self._painter.look is None:
+                continue
+            try:
+                painting = Painting(
+                    Frame(self._painter(frame), frame.pts),
+                    self._painter.original(frame) if self.compare() else None,
+                    card=False,
+                )
+            except Exception as exc:  # an engine may raise anything; no picture leaves, the watchdog shows the card
+                self._engine_failed(exc)
+                continue
+            self._publish_painting(painting)
+
+    def _publish_painting(self, painting: Painting) -> None:
+        now = time.monotonic()
+        self._painted_at, self._problem, self._last = now, "", painting
+        self._painted += 1
+        latency_ms = (now - float(painting.frame.pts)) * 1e3
+        self.meter.add(latency_ms, now=now)
+        self._publish(painting)
+        if self._governor is not None and (step := self._governor.observe(latency_ms, now)) is not None:
+            self._take_step(step)
+
+    def _publish(self, painting: Painting) -> None:
+        for output in self._outputs:
+            output.slot.put(painting)
+
+    def _engine_failed(self, exc: Exception) -> None:
+        if not self._problem:
+            logger.exception("painting failed")
+            self._on_event(f"painting failed: {exc}; showing a neutral card until it works again")
+        self._problem = f"painting failed: {exc}"
+        self._stop.wait(RESTART_SECONDS)
+
+    def _take_step(self, step: Step) -> None:
+        self._painter.work_size = work_size(self.size, step.rung.short_side)
+        self._on_event(f"now painting at {step.rung}: {step.reason}")
+        look = self._painter.look
+        if look is not None and look.tier != step.rung.tier:
+            self._loads.put((self._settings.style, _tier(step.rung)))
+
+    def _load_loop(self) -> None:
+        while not self._stop.is_set():
+            wanted = self._loads.take(0.25)
+            self._close_retired(time.monotonic())
+            if wanted is None:
+                continue
+            self._loading = wanted[0]
+            try:
+                self._arrivals.put(self._warm_look(*wanted))
+            except ImpastoError as exc:
+                self._style_failed(wanted[0], str(exc))
+            except Exception as exc:  # what a broken artifact makes an engine raise is anybody's guess
+                logger.exception("style %s did not load", wanted[0])
+                self._style_failed(wanted[0], f"{type(exc).__name__}: {exc}")
+            self._loading = ""
+            if self._governor is not None:
+                self._warm_rungs(wanted[0])
+
+    def _warm_look(self, style: str, tier: Tier) -> Look:
+        look = self._looks.get((style, tier))
+        if look is None:
+            look = Look(style, tier, self._open_style(style, tier))
+            look.engine.warmup(*_padded(self._painter.work_size, look.engine.stride))
+            self._looks[look.key] = look
+        self._looks.move_to_end(look.key)
+        while len(self._looks) > MOST_LOOKS:
+            self._forget_oldest()
+        return look
+
+    def _forget_oldest(self) -> None:
+        _, oldest = self._looks.popitem(last=False)
+        # A fade may still paint with it.
+        self._retired.append((time.monotonic() + self._settings.crossfade_seconds + 5.0, oldest.engine))
+
+    def _close_retired(self, now: float) -> None:
+        for when, engine in [entry for entry in self._retired if entry[0] <= now]:
+            engine.close()
+            self._retired.remove((when, engine))
+
+    def _warm_rungs(self, style: str) -> None:
+        """Every size and tier the governor may choose is run once, so that a step costs nothing."""
+        governor = self._governor
+        for rung in governor.rungs if governor is not None else ():
+            if self._stop.is_set():
+                return
+            try:
+                look = self._warm_look(style, _tier(rung))
+            except ImpastoError as exc:
+                self._on_event(f"{style} has no {rung.tier} tier here: {exc}")
+                continue
+            look.engine.warmup(*_padded(work_size(self.size, rung.short_side), look.engine.stride))
+
+    def _style_failed(self, style: str, reason: str) -> None:
+        look = self._painter.look
+        still = f"still painting {look.style}" if look else "nothing paints"
+        self._on_event(f"style {style} cannot be used: {reason}; {still}")
+        if look is None:
+            self._problem = reason
+        elif self._settings.style == style:
+            self._settings = self._settings.changed({"style": look.style, "tier": look.tier})
+            self._painter.settings = self._settings
+
+    def _watch_loop(self) -> None:
+        cards: dict[str, Picture] = {}
+        while not self._stop.wait(WATCHDOG_SECONDS):
+            now = time.monotonic()
+            if any(output.watched() for output in self._outputs):
+                self._seen_at = now
+                if self._idle:
+                    self._set_idle(False)
+            elif not self._idle and now - self._seen_at > IDLE_AFTER_SECONDS:
+                self._set_idle(True)
+            if self._idle or now - self._painted_at < HOLD_SECONDS - 2 * WATCHDOG_SECONDS:
+                continue
+            if now - self._card_at >= CARD_EVERY_SECONDS:
+                text = self._card_text()
+                if text not in cards:
+                    cards = {text: neutral_card(self.size, text)}
+                self._card_at = now
+                self._cards += 1
+                self._publish(Painting(Frame(cards[text], Fraction(time.monotonic_ns(), 10**9)), None, card=True))
+
+    def _card_text(self) -> str:
+        if self._feed.status.state not in ("live", "opening"):
+            return "The camera is away for a moment"
+        if self._problem:
+            return "Back in a moment"
+        return "" if self._painted else "Mixing the paint"
+
+    def _set_idle(self, idle: bool) -> None:
+        self._idle = idle
+        self._painted_at = time.monotonic()  # no card while the first picture after the rest is on its way
+        self._frames.clear()
+        self._feed.set_idle(idle)
+        self._on_event("nobody watches: resting" if idle else "somebody watches: painting")
+
+
+def _padded(size: Size, stride: int) -> Size:
+    height, width = (edge + -edge % stride for edge in size)
+    return height, width
+
+
+def _tier(rung: Rung) -> Tier:
+    return "quality" if rung.tier == "quality" else "fast"
+
+
+LADDER = (1080, 720, 540, 432, 360, 288, 240, 192)
+"""Shorter sides that the governor may choose, in pixels; each has about two thirds of the last one's area."""
+
+
+def _governor(budget_ms: float | None, size: Size, short_side: int, tier: Tier) -> Governor | None:
+    if budget_ms is None:
+        return None
+    top = min(short_side, *size)
+    sides: Sequence[int] = [top, *(side for side in LADDER if side < 0.95 * top)]
+    rungs = [Rung("fast", side) for side in sides]
+    if tier == "quality":
+        rungs = [Rung("quality", side) for side in sides[:2]] + rungs
+    return Governor(budget_ms=budget_ms, rungs=rungs)

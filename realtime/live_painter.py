@@ -1,0 +1,186 @@
+"""Paints live frames: a chosen work size, cross-fades between looks, strength, colours, smoothing."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from .engine import Engine
+from .frame import Frame, Picture
+from .live_settings import LiveSettings, Tier
+from .stylizer import Stylizer, blend, with_colors_of
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+MOTION_SIGMA = 6.0
+"""Change of the camera's grey level, of 255, at which smoothing has lost 63 % of its weight: about twice the noise
+of an indoor webcam, well below what a moving edge makes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A loaded style of one tier, warm and ready to paint."""
+
+    style: str
+    tier: Tier
+    engine: Engine
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells looks apart."""
+        return self.style, self.tier
+
+
+class Painter:
+    """From a camera's frame to a painted picture of one fixed size. Used by one thread.
+
+    `settings` and `work_size` may be replaced between two frames, `show` brings another look in.
+    """
+
+    def __init__(self, *, size: Size, settings: LiveSettings) -> None:
+        """`size` is that of every picture that comes out, whatever the camera sends."""
+        self.size = size
+        self.work_size = size
+        self.settings = settings
+        self._stylizer: Stylizer | None = None
+        self._look: Look | None = None
+        self._leaving: tuple[Stylizer, float, float] | None = None
+        """The look that fades out, when it began to, and for how many seconds."""
+        self._smoother = Smoother()
+
+    @property
+    def look(self) -> Look | None:
+        """The look that paints, or fades in."""
+        return self._look
+
+    def show(self, look: Look) -> None:
+        """Paint with `look` from now on, fading over from what painted until now."""
+        seconds = self.settings.crossfade_seconds
+        if self._stylizer is not None and seconds > 0 and self._look is not None and self._look.style != look.style:
+            self._leaving = (self._stylizer, time.monotonic(), seconds)
+        self._look, self._stylizer = look, Stylizer(look.engine)
+
+    def original(self, frame: Frame) -> Picture:
+        """The camera's picture as it would stand beside the painting: same size, mirrored alike."""
+        return self._fitted(frame.data)
+
+    def __call__(self, frame: Frame) -> Picture:
+        """(H, W, 3) uint8 RGB of `size`. Raises what the engine raises."""
+        settings, original = self.settings, self._fitted(frame.data)
+        if settings.strength == 0.0:
+            return original
+        small = resize(original, self.work_size)
+        painting = self._smoother(small, self._paint(Frame(small, frame.pts)), settings.smoothing)
+        picture = resize(painting, self.size)
+        if settings.keep_colors:
+            picture = with_colors_of(original, picture)
+        return blend(original, picture, settings.strength) if settings.strength < 1.0 else picture
+
+    def _paint(self, frame: Frame) -> Picture:
+        if self._stylizer is None:
+            raise RuntimeError("no style is loaded yet")
+        painting = self._stylizer(frame).data
+        if self._leaving is None:
+            return painting
+        stylizer, since, seconds = self._leaving
+        progress = (time.monotonic() - since) / seconds
+        if progress >= 1.0:
+            self._leaving = None
+            return painting
+        eased = progress * progress * (3.0 - 2.0 * progress)
+        return blend(stylizer(frame).data, painting, eased)
+
+    def _fitted(self, picture: Picture) -> Picture:
+        import cv2
+
+        fitted = cover(picture, self.size)
+        return np.asarray(cv2.flip(fitted, 1), np.uint8) if self.settings.mirror else fitted
+
+
+class Smoother:
+    """Keeps a painting still where the camera's picture is still.
+
+    A recursive average whose weight falls with the change of the *input*: out = (1 - w)·new + w·last with
+    w = smoothing·exp(-(d/σ)²), d the change of the blurred grey level. Noise makes a network's brush strokes jump
+    although nothing moved; where something did move, w is near zero and nothing is dragged along.
+    """
+
+    def __init__(self) -> None:
+        self._grey: Picture | None = None
+        self._last: Picture | None = None
+
+    def __call__(self, content: Picture, painting: Picture, smoothing: float) -> Picture:
+        """Both (H, W, 3) uint8 RGB of one size; `smoothing` 0 to 1."""
+        if smoothing == 0.0:
+            self._grey = self._last = None
+            return painting
+        import cv2
+
+        grey = np.asarray(cv2.blur(cv2.cvtColor(content, cv2.COLOR_RGB2GRAY), (5, 5)), np.uint8)
+        result = painting
+        if self._last is not None and self._grey is not None and self._last.shape == painting.shape:
+            weight = (0.95 * smoothing) * np.exp(-((_LEVELS / MOTION_SIGMA) ** 2))
+            change = cv2.absdiff(grey, self._grey)
+            kept = cv2.LUT(change, weight.astype(np.float32))
+            result = np.asarray(cv2.blendLinear(self._last, painting, kept, 1.0 - kept), np.uint8)
+        self._grey, self._last = grey, result
+        return result
+
+
+_LEVELS = np.arange(256, dtype=np.float64)
+
+
+def resize(picture: Picture, size: Size) -> Picture:
+    """Scaled to (height, width): by area when it shrinks, bicubic when it grows."""
+    import cv2
+
+    height, width = size
+    if picture.shape[:2] == size:
+        return picture
+    shrinks = height < picture.shape[0]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=method), np.uint8)
+
+
+def cover(picture: Picture, size: Size) -> Picture:
+    """Scaled and cropped at the middle so that it fills (height, width) without being stretched."""
+    height, width = size
+    if picture.shape[:2] == size:
+        return picture
+    have_height, have_width = picture.shape[:2]
+    scale = max(height / have_height, width / have_width)
+    crop_height, crop_width = min(round(height / scale), have_height), min(round(width / scale), have_width)
+    top, left = (have_height - crop_height) // 2, (have_width - crop_width) // 2
+    cropped = np.ascontiguousarray(picture[top : top + crop_height, left : left + crop_width])
+    return resize(cropped, size)
+
+
+def work_size(size: Size, short_side: int) -> Size:
+    """(height, width) for painting `size` at a shorter side of at most `short_side`; even, never enlarged."""
+    scale = min(1.0, short_side / min(size))
+    height, width = (max(2 * round(edge * scale / 2), 2) if scale < 1.0 else edge for edge in size)
+    return height, width
+
+
+def neutral_card(size: Size, text: str = "") -> Picture:
+    """What outputs show when there is nothing painted to show: (H, W, 3) uint8 RGB, calm and without any camera in it.
+
+    A dusk gradient with a canvas weave and, in small type, why there is no picture.
+    """
+    import cv2
+
+    height, width = size
+    down, across = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]
+    top, bottom, glow = (np.array(c, float) for c in ((34, 40, 62), (22, 20, 30), (84, 58, 62)))
+    light = np.exp(-(((across - 0.5) / 0.45) ** 2 + ((down - 0.62) / 0.35) ** 2))
+    card = top * (1 - down) + bottom * down + (glow - bottom) * light * 0.8
+    weave = np.sin(np.arange(height) * np.pi / 2)[:, None, None] * np.sin(np.arange(width) * np.pi / 2)[None, :, None]
+    picture: Picture = np.ascontiguousarray(np.clip(card + 1.5 * weave, 0, 255).astype(np.uint8))
+    if text:
+        scale = max(min(height / 720, width / (len(text) * 16.0)), 0.3)
+        thickness = max(round(scale), 1)
+        (text_width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, scale, thickness)
+        at = ((width - text_width) // 2, round(height * 0.62))
+        cv2.putText(picture, text, at, cv2.FONT_HERSHEY_DUPLEX, scale, (214, 200, 190), thickness, cv2.LINE_AA)
+    return picture
