@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,21 @@ class Frame:
         return f"Frame({width}x{height}, pts={float(self.pts):.4f} s)"
 
 
+Matrix = Literal["bt601", "bt709", "bt2020"]
+"""Which weights of red, green and blue make luma."""
+
+
+@dataclass(frozen=True)
+class ColorTags:
+    """How a stream of RGB pictures wants to be labelled when it is stored as YUV."""
+
+    matrix: Matrix = "bt709"
+    primaries: int = 1
+    """Code point of ISO/IEC 23091-2 (H.273); 1 is BT.709, 6 is SMPTE 170M."""
+    transfer: int = 1
+    """Code point of ISO/IEC 23091-2 (H.273); 1 is BT.709, 13 is sRGB."""
+
+
 @dataclass(frozen=True)
 class StreamInfo:
     """What is known of a stream of pictures before the first one is read."""
@@ -48,5 +64,8 @@ class StreamInfo:
     """Degrees counter-clockwise that were applied to turn the coded picture upright: 0, 90, 180 or 270."""
     sample_aspect_ratio: Fraction = field(default=Fraction(1))
     """Width of a pixel divided by its height."""
+    time_base: Fraction | None = None
+    """Unit of seconds in which every pts is a whole number, where the stream has one."""
+    color: ColorTags = ColorTags()
     live: bool = False
     """True for a camera or a network feed: it cannot wait, so frames may be dropped."""

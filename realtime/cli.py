@@ -1,0 +1,94 @@
+"""The command line, composed: `impasto` and its short forms. Each command lives in a module of its own.
+
+To add one, write a Typer app in a module that is light to import and name it in `COMMANDS`.
+"""
+
+import importlib
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from .cli_common import errors_as_exit_codes
+
+COMMANDS: dict[str, str] = {
+    "video": "impasto.realtime.cli_video:app",
+    "webcam": "impasto.realtime.cli_webcam:app",
+    "image": "impasto.realtime.cli_image:app",
+    "styles": "impasto.realtime.cli_styles:app",
+    "train": "impasto.training.cli:train_app",
+    "train-adain": "impasto.training.cli:train_adain_app",
+    "evaluate": "impasto.training.cli:evaluate_app",
+    "gatys": "impasto.training.cli:gatys_app",
+    "export": "impasto.export.cli:app",
+    "doctor": "impasto.realtime.cli_doctor:app",
+    "bench": "impasto.realtime.cli_bench:app",
+    "stability": "impasto.realtime.cli_stability:app",
+    "verify": "impasto.realtime.cli_verify:app",
+}
+"""Command to `module:app`. An app with one command is that command, one with several a group."""
+
+
+class Commands(TyperGroup):
+    """Imports a command's module only when it is run or listed; leaves out those that are not there yet."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for name in COMMANDS if _load(name) is not None]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return _load(cmd_name)
+
+    def invoke(self, ctx: Any) -> Any:
+        with errors_as_exit_codes():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    cls=Commands, help="Repaint videos and cameras in the manner of a painting.", no_args_is_help=True,
+    add_completion=False, pretty_exceptions_enable=False,
+)  # fmt: skip
+
+
+@app.callback()
+def _root() -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of `impasto`."""
+    get_command(app)(prog_name="impasto")
+
+
+def stylize_video() -> None:
+    """Entry point of `stylize-video`, the same command as `impasto video`."""
+    _run_alone("video", "stylize-video")
+
+
+def stylize_webcam() -> None:
+    """Entry point of `stylize-webcam`, the same command as `impasto webcam`."""
+    _run_alone("webcam", "stylize-webcam")
+
+
+def _run_alone(name: str, prog_name: str) -> None:
+    command = _load(name)
+    if command is None:
+        print(f"error: {prog_name} is not part of this version yet", file=sys.stderr)
+        sys.exit(1)
+    command(prog_name=prog_name)
+
+
+def _load(name: str) -> Any:
+    """The click command, or None for a name that is unknown or whose module is not part of this version."""
+    if name not in COMMANDS:
+        return None
+    module_name, attribute = COMMANDS[name].split(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as exc:
+        if exc.name == module_name:
+            return None
+        raise
+    loaded = getattr(module, attribute, None)
+    return None if loaded is None else get_command(loaded)

@@ -1,0 +1,74 @@
+"""What every command shares: one line for an error, and the exit code that goes with it. Light to import."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from ..training.errors import ImpastoError, TrainingError
+from .errors import ArtifactError, EngineError, SinkError, SourceError
+
+EXIT_USAGE = 2
+EXIT_ARTIFACT = 3
+EXIT_SOURCE = 4
+EXIT_ENGINE = 5
+EXIT_SINK = 6
+EXIT_INTERRUPTED = 130
+
+EXIT_CODES: dict[type[ImpastoError], int] = {
+    ArtifactError: EXIT_ARTIFACT,
+    TrainingError: EXIT_ARTIFACT,
+    SourceError: EXIT_SOURCE,
+    EngineError: EXIT_ENGINE,
+    SinkError: EXIT_SINK,
+}
+
+
+def fail(message: str) -> None:
+    """One line on standard error."""
+    print(f"error: {message}", file=sys.stderr)
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The code by the error's class; 1 for an `ImpastoError` without a class of its own, and for a bug."""
+    for kind, code in EXIT_CODES.items():
+        if isinstance(error, kind):
+            return code
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    return EXIT_USAGE if isinstance(error, ValueError) else 1
+
+
+@contextmanager
+def errors_as_exit_codes() -> Iterator[None]:
+    """Turn what a command may raise into one line and an exit code; IMPASTO_DEBUG=1 shows the traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail("interrupted")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except (ImpastoError, ValueError) as exc:
+        if os.environ.get("IMPASTO_DEBUG"):
+            raise
+        fail(" ".join(str(exc).split()))
+        raise typer.Exit(exit_code_of(exc)) from exc
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as exc:
+        # click's own usage errors carry an exit code and know how to show themselves.
+        if os.environ.get("IMPASTO_DEBUG") or hasattr(exc, "exit_code"):
+            raise
+        fail(f"internal error, {type(exc).__name__}: {exc}; IMPASTO_DEBUG=1 shows where. Please report it.")
+        raise typer.Exit(1) from exc
+
+
+class Command(TyperCommand):
+    """A command that ends in one line and an exit code, never in a traceback. `app.command(cls=Command)`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with errors_as_exit_codes():
+            return super().invoke(ctx)

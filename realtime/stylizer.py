@@ -1,0 +1,70 @@
+"""A style applied to frames: any size in, the same size and time out."""
+
+from typing import cast
+
+import numpy as np
+
+from .engine import Engine
+from .frame import Frame, Picture
+
+
+class Stylizer:
+    """Pad to the engine's stride by reflection, run, crop, blend."""
+
+    def __init__(self, engine: Engine, *, strength: float = 1.0, keep_colors: bool = False) -> None:
+        """
+        Args:
+            engine: the loaded style.
+            strength: 0 is the frame itself, 1 the painting.
+            keep_colors: luminance of the painting, chroma of the frame.
+        """
+        if not 0.0 <= strength <= 1.0:
+            raise ValueError(f"strength must be between 0 and 1, got {strength}")
+        self.engine = engine
+        self.strength = strength
+        self.keep_colors = keep_colors
+
+    def __call__(self, frame: Frame) -> Frame:
+        picture = self._paint(frame.data)
+        if self.keep_colors:
+            picture = with_colors_of(frame.data, picture)
+        if self.strength < 1.0:
+            picture = blend(frame.data, picture, self.strength)
+        return Frame(picture, frame.pts, frame.duration)
+
+    def reset(self) -> None:
+        """Forget earlier frames, at a cut or a seek. Without smoothing there is nothing to forget."""
+
+    def _paint(self, picture: Picture) -> Picture:
+        height, width = picture.shape[:2]
+        padded = pad_to_stride(picture, self.engine.stride)
+        stylized = self.engine(padded[np.newaxis])[0]
+        return np.ascontiguousarray(stylized[:height, :width])
+
+
+def pad_to_stride(picture: Picture, stride: int) -> Picture:
+    """Extend (H, W, 3) below and to the right by reflection until H and W are multiples of `stride`."""
+    height, width = picture.shape[:2]
+    below, right = -height % stride, -width % stride
+    if not below and not right:
+        return picture
+    return np.pad(picture, ((0, below), (0, right), (0, 0)), mode="reflect")
+
+
+def blend(below: Picture, above: Picture, strength: float) -> Picture:
+    """(1 - strength)·below + strength·above, rounded; both (H, W, 3) uint8."""
+    import cv2
+
+    return cast(Picture, cv2.addWeighted(below, 1.0 - strength, above, strength, 0.0))
+
+
+def with_colors_of(content: Picture, painting: Picture) -> Picture:
+    """Luminance of `painting`, chroma of `content` (Gatys et al. 2017, arXiv 1611.07865, section 5.3).
+
+    Both (H, W, 3) uint8 RGB. In BT.601's full-range YCrCb, as they do in YIQ: Y from one, Cr and Cb from the other.
+    """
+    import cv2
+
+    ycc = cv2.cvtColor(content, cv2.COLOR_RGB2YCrCb)
+    ycc[..., 0] = cv2.cvtColor(painting, cv2.COLOR_RGB2GRAY)
+    return cast(Picture, cv2.cvtColor(ycc, cv2.COLOR_YCrCb2RGB))

@@ -1,0 +1,110 @@
+"""The command line of `stylize-video`: what it prints and the exit code, through a real process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import pytest
+
+from impasto.export.artifact import Artifact
+
+MakeClip = Callable[..., Path]
+
+RUN = "from impasto.realtime.cli import stylize_video; stylize_video()"
+
+
+def stylize(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", RUN, *map(str, arguments)], capture_output=True, text=True, timeout=60, **options
+    )
+
+
+def test_a_clip_is_painted_and_summed_up(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
+    done = stylize(make_clip(sound=True), "-o", tmp_path / "out.mp4", "--style", identity_artifact.path)
+    assert done.returncode == 0, done.stderr
+    assert "12 frames" in done.stdout
+    assert "frames/s" in done.stdout
+    assert "64x48" in done.stderr  # plain lines where there is no terminal
+    assert "\x1b[" not in done.stderr
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert [s.type for s in container.streams] == ["video", "audio"]
+
+
+def test_quiet_prints_nothing(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
+    done = stylize(make_clip(), "-o", tmp_path / "out.mp4", "--style", identity_artifact.path, "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_default_output_lies_beside_the_input(make_clip: MakeClip, identity_artifact: Artifact) -> None:
+    clip = make_clip("holiday.mp4")
+    assert stylize(clip, "--style", identity_artifact.path).returncode == 0
+    assert sorted(os.listdir(clip.parent)) == ["holiday.identity.mp4", "holiday.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "Missing argument"),
+        (["IN", "--strength", "1.5", "--style", "ARTIFACT"], 2, "strength"),
+        (["IN", "--no-such-option"], 2, "No such option"),
+        (["IN", "--style", "missing.onnx"], 3, "missing.onnx"),
+        (["IN", "--style", "NOTES.onnx"], 3, "NOTES.onnx"),
+        (["missing.mp4", "--style", "ARTIFACT"], 4, "must exist"),
+        (["NOTES.onnx", "--style", "ARTIFACT"], 4, "not a video"),
+        (["IN", "--style", "ARTIFACT", "--device", "abacus"], 2, "device"),
+        (["IN", "--style", "ARTIFACT", "-o", "nowhere/out.mp4"], 6, "folder must exist"),
+        (["IN", "--style", "ARTIFACT", "-o", "out.xyz"], 6, "must end in"),
+        (["IN", "--style", "ARTIFACT", "-o", "there.mp4"], 6, "--overwrite"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(
+    make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path, arguments: list[str], code: int, words: str
+) -> None:
+    (tmp_path / "NOTES.onnx").write_text("nothing to see here\n" * 50)
+    (tmp_path / "there.mp4").write_text("mine")
+    names = {"IN": str(make_clip()), "ARTIFACT": str(identity_artifact.path)}
+    done = stylize(*(names.get(a, a) for a in arguments), cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    if code != 2:
+        assert done.stderr.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == ["NOTES.onnx", "there.mp4"]
+
+
+def test_ctrl_c_keeps_what_is_painted(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
+    clip = make_clip(height=720, width=1280, times=[512 * n for n in range(150)], options={"preset": "ultrafast"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(clip), "-o", str(tmp_path / "out.mp4"), "--style", str(identity_artifact.path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not list(tmp_path.glob(".*.part")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "stopped early" in out
+    assert os.listdir(tmp_path) == ["out.mp4"]
+
+
+def test_help_is_quick() -> None:
+    """DESIGN section 8: below 0.3 s; twice that here, for a busy test machine."""
+    began = time.perf_counter()
+    assert stylize("--help").returncode == 0
+    assert time.perf_counter() - began < 0.6
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom impasto.realtime.cli import main\nsys.argv = ['impasto', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print([m for m in ('av', 'cv2', 'torch', 'onnx', 'openvino', 'onnxruntime') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,136 @@
+"""`stylize_video` from file to file: sound bit for bit, every timestamp, names, and what happens when it fails."""
+
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from impasto.export.artifact import Artifact
+from impasto.realtime.errors import SinkError
+from impasto.realtime.pipeline import Progress
+from impasto.realtime.source_file import VideoFile
+from impasto.realtime.video import default_output, open_job, stylize_video
+
+MakeClip = Callable[..., Path]
+
+
+def packets(path: Path, kind: str) -> list[tuple[float, bytes]]:
+    with av.open(str(path)) as container:
+        stream = next(s for s in container.streams if s.type == kind)
+        return [(round(float(p.pts * p.time_base), 6), bytes(p)) for p in container.demux(stream) if p.pts is not None]
+
+
+def test_sound_is_copied_bit_for_bit(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
+    clip = make_clip(sound=True)
+    stylize_video(clip, tmp_path / "out.mp4", style=identity_artifact.path)
+    assert packets(tmp_path / "out.mp4", "audio") == packets(clip, "audio")
+
+
+def test_no_audio_leaves_it_out(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
+    stylize_video(make_clip(sound=True), tmp_path / "out.mp4", style=identity_artifact.path, audio=False)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert [s.type for s in container.streams] == ["video"]
+
+
+@pytest.mark.parametrize(
+    ("times", "time_base", "rate"),
+    [
+        ([0, 40, 100, 180, 200, 300, 310, 900], Fraction(1, 600), Fraction(15)),
+        ([1001 * n for n in range(40)], Fraction(1, 30_000), Fraction(30_000, 1001)),
+    ],
+    ids=["variable", "ntsc"],
+)
+def test_every_frame_keeps_time_and_place(
+    make_clip: MakeClip, identity_artifact: Artifact, read_number: Callable[[np.ndarray], int],
+    tmp_path: Path, times: list[int], time_base: Fraction, rate: Fraction,
+) -> None:  # fmt: skip
+    clip = make_clip(times=times, time_base=time_base, rate=rate)
+    report = stylize_video(clip, tmp_path / "out.mp4", style=identity_artifact.path)
+    assert report.frames_out == len(times)
+    with VideoFile(tmp_path / "out.mp4") as source:
+        seen = [(frame.pts, read_number(frame.data)) for frame in source]
+    assert seen == [(t * time_base, n) for n, t in enumerate(times)]
+
+
+def test_lossless_identity_returns_the_decoded_input(
+    make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path
+) -> None:
+    """Within 2/255: one conversion to RGB and one back, in 8 bits."""
+    clip = make_clip(height=64, width=96)
+    stylize_video(clip, tmp_path / "out.mkv", style=identity_artifact.path, codec="ffv1")
+    with VideoFile(clip) as before, VideoFile(tmp_path / "out.mkv") as after:
+        for a, b in zip(before, after, strict=True):
+            assert np.abs(a.data.astype(int) - b.data).max() <= 2
+
+
+def test_progress_is_called_for_every_frame(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    stylize_video(make_clip(), tmp_path / "out.mp4", style=identity_artifact.path, on_progress=seen.append)
+    assert [p.frames_out for p in seen] == list(range(1, 13))
+
+
+def test_a_failing_callback_ends_the_job_and_leaves_nothing(
+    make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path
+) -> None:
+    def fail(progress: Progress) -> None:
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        stylize_video(make_clip(), tmp_path / "out.mp4", style=identity_artifact.path, on_progress=fail)
+    assert os.listdir(tmp_path) == []
+
+
+def test_stop_keeps_what_is_painted(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
+    clip = make_clip(times=[512 * n for n in range(100)], sound=True)
+
+    def stop(progress: Progress) -> None:
+        job.stop()
+
+    with open_job(clip, tmp_path / "out.mp4", style=identity_artifact.path, on_progress=stop) as job:
+        report = job.run()
+    assert report.stopped
+    with VideoFile(tmp_path / "out.mp4") as source:
+        assert len(list(source)) == report.frames_out < 100
+
+
+def test_an_existing_output_is_refused(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
+    (tmp_path / "out.mp4").write_text("mine")
+    with pytest.raises(SinkError, match="--overwrite"):
+        stylize_video(make_clip(), tmp_path / "out.mp4", style=identity_artifact.path)
+    assert (tmp_path / "out.mp4").read_text() == "mine"
+
+
+def test_an_output_onto_the_input_is_refused(make_clip: MakeClip, identity_artifact: Artifact) -> None:
+    clip = make_clip()
+    before = clip.read_bytes()
+    with pytest.raises(SinkError, match="input itself"):
+        stylize_video(clip, clip, style=identity_artifact.path, overwrite=True)
+    assert clip.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("a/in.mp4", "a/in.mosaic.mp4"),
+        ("a/in.mkv", "a/in.mosaic.mkv"),
+        ("in.avi", "in.mosaic.mp4"),
+        ("in.webm", "in.mosaic.mp4"),
+    ],
+)
+def test_default_output_is_beside_the_input(source: str, expected: str) -> None:
+    assert default_output(Path(source), Path("styles/mosaic.fast.onnx")) == Path(expected)
+
+
+def test_real_clips_keep_times_and_sound(shared_data: Path, identity_artifact: Artifact, tmp_path: Path) -> None:
+    for name in ("kitten-vfr.mp4", "phone-rotated.mov", "head-pose-duo.gif"):
+        clip = shared_data / "videos" / name
+        out = tmp_path / f"{name}.mp4"
+        stylize_video(clip, out, style=identity_artifact.path)
+        with VideoFile(clip) as before, VideoFile(out) as after:
+            assert [f.pts for f in before] == [f.pts for f in after]
+        if not name.endswith("gif"):
+            assert packets(clip, "audio") == packets(out, "audio")
