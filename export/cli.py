@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,9 +12,11 @@ from typer.core import TyperGroup
 
 from .artifact import load_artifact
 from .errors import ArtifactError
-from .parity import Candidate, Picture
 
-Candidates = Callable[[], Sequence[Candidate]]
+if TYPE_CHECKING:
+    from .parity import Candidate, Picture
+
+Candidates = Callable[[], Sequence["Candidate"]]
 """Engines of this machine. The caller hands them in: engines live in `realtime`, which imports this package."""
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -32,7 +34,11 @@ class OnnxByDefault(TyperGroup):
 
 def export_app(candidates: Candidates) -> typer.Typer:
     """The `export` command group; failures leave it as `ImpastoError`s."""
-    app = typer.Typer(cls=OnnxByDefault, help="Freeze a trained style and prove that it paints the same everywhere.")
+    app = typer.Typer(
+        cls=OnnxByDefault,
+        add_completion=False,
+        help="Freeze a trained style and prove that it paints the same everywhere.",
+    )
 
     @app.command("onnx")
     def onnx_command(
@@ -83,7 +89,7 @@ def export_app(candidates: Candidates) -> typer.Typer:
     return app
 
 
-def load_photographs(folder: Path | None, *, count: int = NUM_PHOTOGRAPHS) -> list[Picture]:
+def load_photographs(folder: Path | None, *, count: int = NUM_PHOTOGRAPHS) -> "list[Picture]":
     """Up to `count` pictures of a folder, evenly spread over its names, or frames of the demo clip."""
     if folder is None:
         return _demo_frames(count)
@@ -96,7 +102,7 @@ def load_photographs(folder: Path | None, *, count: int = NUM_PHOTOGRAPHS) -> li
     return [_read_picture(path) for path in paths[::step][:count]]
 
 
-def _read_picture(path: Path) -> Picture:
+def _read_picture(path: Path) -> "Picture":
     import cv2
 
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
@@ -106,7 +112,7 @@ def _read_picture(path: Path) -> Picture:
     return result
 
 
-def _demo_frames(count: int) -> list[Picture]:
+def _demo_frames(count: int) -> "list[Picture]":
     from importlib import resources
 
     import av

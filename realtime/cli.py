@@ -22,7 +22,7 @@ COMMANDS: dict[str, str] = {
     "train-adain": "impasto.training.cli:train_adain_app",
     "evaluate": "impasto.training.cli:evaluate_app",
     "gatys": "impasto.training.cli:gatys_app",
-    "export": "impasto.export.cli:app",
+    "export": "impasto.realtime.cli_export:app",
     "doctor": "impasto.realtime.cli_doctor:app",
     "bench": "impasto.realtime.cli_bench:app",
     "stability": "impasto.realtime.cli_stability:app",

@@ -1,0 +1,195 @@
+"""Export: the artifact paints what PyTorch paints, or is not written."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+from impasto.export.artifact import Artifact, load_artifact, parse_model
+from impasto.export.cli import export_app, load_photographs
+from impasto.export.errors import ArtifactError
+from impasto.export.parity import Candidate, Paint, Picture, check_floor, compare
+
+torch = pytest.importorskip("torch", reason="exporting needs impasto[train]")
+
+from impasto.export import to_onnx  # noqa: E402
+from impasto.export.to_onnx import build_graph, export_onnx, torch_reference  # noqa: E402
+from impasto.realtime.engine import load_engine, proof_candidates  # noqa: E402
+from impasto.training.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
+from impasto.training.networks import NetworkConfig, build_network, for_export  # noqa: E402
+
+SMALL = {"fast": NetworkConfig("fast", width=4, blocks=1), "quality": NetworkConfig("johnson", width=4, blocks=1)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_export_per_network() -> Iterator[None]:
+    """PyTorch's exporter takes seconds: run it once for each network and hand its answer out again."""
+    real, answers = to_onnx._torch_export, {}
+
+    def export(module: torch.nn.Module, *, stride: int) -> onnx.ModelProto:
+        key = repr([(name, tensor.sum().item()) for name, tensor in module.state_dict().items()])
+        if key not in answers:
+            answers[key] = real(module, stride=stride).SerializeToString()
+        return onnx.ModelProto.FromString(answers[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(to_onnx, "_torch_export", export)
+        yield
+
+
+@pytest.fixture(scope="module")
+def photographs() -> list[Picture]:
+    """Two pictures of soft shapes; (H, W, 3) uint8, sides no multiples of 4."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[0:99, 0:130] / 20.0
+    waves = [np.sin(a * y + b * x + c) for a, b, c in rng.uniform(0, 3, (6, 3))]
+    pictures = [np.stack(waves[:3], -1), np.stack(waves[3:], -1)]
+    return [np.rint(127.5 + 127.5 * picture).astype(np.uint8) for picture in pictures]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    network = build_network(SMALL["fast"])
+    path = tmp_path / "style.safetensors"
+    known = {
+        "name": "mosaic",
+        "tier": "fast",
+        "style": {"title": "Jean Metzinger", "artist": "Robert Delaunay", "year": 1906, "licence": "public domain"},
+        "step": 7,
+        "losses": {"style": 1.5},
+        "training": {"seed": 3},
+    }
+    save_checkpoint(path, Checkpoint(network.config, network.state_dict(), known))
+    return path
+
+
+def wrong(artifact: Artifact) -> object:
+    """An engine whose pictures are off by 9/255 everywhere: 29 dB."""
+
+    @contextmanager
+    def opened() -> Iterator[Paint]:
+        engine = load_engine(artifact, device="cpu", precision="fp32")
+        yield lambda picture: (engine(picture[np.newaxis])[0] ^ 9).astype(np.uint8)
+
+    return opened()
+
+
+def test_the_artifact_says_what_it_is_and_how_well_it_paints(
+    checkpoint: Path, tmp_path: Path, photographs: list[Picture]
+) -> None:
+    lines: list[str] = []
+    artifact = export_onnx(
+        checkpoint,
+        tmp_path / "mosaic.fast.onnx",
+        photographs=photographs,
+        candidates=proof_candidates(),
+        on_progress=lines.append,
+    )
+    found = load_artifact(artifact.path).metadata
+    assert (found.name, found.stride, found.style.artist, found.style.year) == ("mosaic", 4, "Robert Delaunay", "1906")
+    assert found.training["seed"] == 3
+    assert found.training["step"] == 7
+    assert found.losses == {"style": 1.5}
+    assert found.code_version
+    assert {parity.precision for parity in found.parity} >= {"fp32"}
+    assert all(parity.pictures == 2 for parity in found.parity)
+    assert min(parity.psnr_db for parity in found.parity if parity.precision == "fp32") >= 50
+    assert len(lines) == 1 + len(found.parity)
+
+
+def test_nothing_is_written_below_the_floor(checkpoint: Path, tmp_path: Path, photographs: list[Picture]) -> None:
+    target = tmp_path / "out" / "mosaic.fast.onnx"
+    target.parent.mkdir()
+    with pytest.raises(ArtifactError, match="must be within 50 dB of PyTorch"):
+        export_onnx(checkpoint, target, photographs=photographs, candidates=[Candidate("broken", "fp32", wrong)])
+    assert list(target.parent.iterdir()) == []
+
+
+def test_no_proof_no_artifact(checkpoint: Path, tmp_path: Path, photographs: list[Picture]) -> None:
+    with pytest.raises(ArtifactError, match="an engine for the parity check"):
+        export_onnx(checkpoint, tmp_path / "a.onnx", photographs=photographs, candidates=[])
+    with pytest.raises(ArtifactError, match="photographs for the parity check"):
+        export_onnx(checkpoint, tmp_path / "a.onnx", photographs=[], candidates=proof_candidates())
+    assert not (tmp_path / "a.onnx").exists()
+
+
+@pytest.mark.parametrize(("architecture", "half"), [("fast", True), ("quality", False)])
+def test_dynamic_sizes_and_batches(
+    architecture: str, half: bool, make_artifact: Callable[..., Artifact], photographs: list[Picture]
+) -> None:
+    torch.manual_seed(0)
+    network = build_network(SMALL[architecture]).eval()
+    artifact = make_artifact(build_graph(network, half_weights=half), stride=4)
+    reference = torch_reference(network)
+    engine = load_engine(artifact, device="cpu", precision="fp32")
+    for height, width in ((64, 64), (4, 8), (92, 36)):
+        frames = np.stack([photo[:height, :width] for photo in photographs] * 2)
+        if frames.shape[1:3] != (height, width):
+            frames = np.resize(frames, (4, height, width, 3))
+        painted = engine(frames)
+        pairs = [(reference(frame), picture) for frame, picture in zip(frames, painted, strict=True)]
+        parity = compare(pairs, precision="fp32", engine="cpu")
+        assert parity.psnr_db >= (50 if half else 58), (height, width, parity)
+    engine.close()
+
+
+def test_half_weights_halve_the_file_and_leave_no_trace_of_this_machine() -> None:
+    torch.manual_seed(0)
+    network = build_network(SMALL["quality"])
+    half, full = build_graph(network).SerializeToString(), build_graph(network, half_weights=False).SerializeToString()
+    weights = 4 * sum(tensor.numel() for tensor in for_export(network).parameters())
+    assert len(full) - len(half) > 0.45 * weights
+    for trace in (b"/home", b"/work", b"site-packages", b".py"):
+        assert trace not in half
+
+
+def test_only_plain_operators(make_artifact: Callable[..., Artifact]) -> None:
+    """No back end falls back on these, and a folded upsampling has no Resize."""
+    torch.manual_seed(0)
+    artifact = make_artifact(build_graph(build_network(SMALL["quality"])), stride=4)
+    used = {node.op_type for node in parse_model(artifact).graph.node}
+    assert used == {
+        "Add", "Cast", "Clip", "Conv", "ConvTranspose", "Div", "InstanceNormalization", "Mul", "Relu", "Round", "Sub",
+        "Transpose",
+    }  # fmt: skip
+
+
+def test_compare_against_its_formula() -> None:
+    reference = np.zeros((4, 5, 3), np.uint8)
+    candidate = reference.copy()
+    candidate[0, 0, 1] = 10
+    candidate[1, 0] = 2
+    parity = compare([(reference, candidate)], precision="fp32", engine="x")
+    assert parity.psnr_db == pytest.approx(10 * np.log10(255**2 / ((100 + 3 * 4) / 60)), abs=0.01)
+    assert parity.max_difference == 10
+    assert parity.share_over_2 == pytest.approx(1 / 20)
+    assert compare([(reference, reference)], precision="fp32", engine="x").psnr_db == 100
+    with pytest.raises(ArtifactError, match="largest difference 10/255"):
+        check_floor(parity)
+
+
+def test_command_line(checkpoint: Path, tmp_path: Path, photographs: list[Picture]) -> None:
+    cv2 = pytest.importorskip("cv2")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index, photo in enumerate(photographs):
+        cv2.imwrite(str(folder / f"{index}.png"), photo[..., ::-1])
+    assert np.array_equal(load_photographs(folder)[0], photographs[0])
+    app, target = export_app(proof_candidates), tmp_path / "mosaic.onnx"
+    runner = CliRunner()
+    for words in (["onnx", str(checkpoint)], [str(checkpoint), "--overwrite"]):
+        done = runner.invoke(app, [*words, "-o", str(target), "--photos", str(folder)])
+        assert done.exit_code == 0, done.output
+        assert "wrote" in done.output
+        assert "dB to PyTorch" in done.output
+    checked = runner.invoke(app, ["check", str(target)])
+    assert "Robert Delaunay, Jean Metzinger, 1906" in checked.output
+    assert "fp32" in checked.output
+    refused = runner.invoke(app, [str(checkpoint), "-o", str(target), "--photos", str(folder)])
+    assert isinstance(refused.exception, ArtifactError)
+    assert runner.invoke(app, [str(checkpoint)]).exit_code == 2
