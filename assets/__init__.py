@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Literal, get_args
 
+from ..export.errors import ArtifactError
+
 Tier = Literal["fast", "quality"]
 
 DEMO_CLIP = Path(__file__).with_name("demo.mp4")
@@ -46,15 +48,17 @@ def find_style(name: str, tier: str | None = None) -> Path:
     """The artifact of an installed style; without a tier the fast one, else what there is.
 
     Raises:
-        LookupError: no such style or tier; the message names those that are there.
+        ArtifactError: no such style or tier; the message names those that are there.
     """
     styles = installed_styles()
     if name not in styles:
-        raise LookupError(f"style must be one of {', '.join(styles) or 'none installed'}, or a .onnx file, got {name!r}")
+        raise ArtifactError(
+            f"style must be one of {', '.join(styles) or 'none installed'}, or a .onnx file, got {name!r}"
+        )
     tiers = styles[name]
     if tier is None:
         return tiers.get("fast") or next(iter(tiers.values()))
     for known, path in tiers.items():
         if known == tier:
             return path
-    raise LookupError(f"tier of {name} must be one of {', '.join(sorted(tiers))}, got {tier!r}")
+    raise ArtifactError(f"tier of {name} must be one of {', '.join(sorted(tiers))}, got {tier!r}")

@@ -189,3 +189,22 @@ def picture_model(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray]) -
         [numpy_helper.from_array(np.asarray(values), name) for name, values in weights.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.fixture(scope="session")
+def tiny_loss_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A loss network in miniature with random weights, up to relu5_1: enough to train against, quick, ours."""
+    torch = pytest.importorskip("torch", reason="training needs torch")
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(0)
+    state, inner = {}, 3
+    for block, (count, width) in enumerate([(2, 4), (2, 6), (4, 8), (4, 8), (1, 8)], 1):
+        for i in range(1, count + 1):
+            scale = (2 / (9 * inner)) ** 0.5  # He initialisation: activations keep their size with depth
+            state[f"conv{block}_{i}.weight"] = torch.randn(width, inner, 3, 3, generator=generator) * scale
+            state[f"conv{block}_{i}.bias"] = torch.rand(width, generator=generator) * 0.1
+            inner = width
+    path = tmp_path_factory.mktemp("loss") / "tiny.safetensors"
+    save_file(state, path)
+    return path

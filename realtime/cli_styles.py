@@ -1,0 +1,177 @@
+"""`impasto styles`: what is installed; add, remove and preview styles."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import typer
+
+from ..assets import DEMO_CLIP, Tier, installed_styles, user_styles
+from .errors import ArtifactError, SinkError, SourceError
+
+if TYPE_CHECKING:
+    from ..export.artifact import Artifact
+    from .frame import Picture
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_CELL_HEIGHT = 270  # pixels of a picture on the contact sheet
+_CELL_WIDTH = 480
+_CAPTION_HEIGHT = 26
+_COLUMNS = 3
+
+
+@app.callback(invoke_without_command=True)
+def styles(
+    context: typer.Context,
+    preview: Annotated[Path | None, typer.Option(help="Write a contact sheet of all styles to this picture.")] = None,
+    photo: Annotated[Path | None, typer.Option(help="With --preview: the picture to paint.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing contact sheet.")] = False,
+) -> None:
+    """List the installed styles; add, remove and preview them."""
+    if context.invoked_subcommand is not None:
+        return
+    artifacts = _load_all()
+    if preview is not None:
+        _write_preview(artifacts, preview, photo, overwrite=overwrite)
+    elif as_json:
+        print(json.dumps([asdict(a.metadata) | {"path": str(a.path), "bytes": _size(a)} for a in artifacts], indent=2))
+    else:
+        _print_table(artifacts)
+
+
+@app.command()
+def add(
+    artifact: Annotated[Path, typer.Argument(help="A .onnx file that `impasto export` wrote.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a style of the same name and tier.")] = False,
+) -> None:
+    """Install a style of your own under the name that it carries."""
+    from ..export.artifact import load_artifact
+
+    metadata = load_artifact(artifact).metadata
+    target = user_styles() / f"{metadata.name}.{metadata.tier}.onnx"
+    if target.exists() and not overwrite:
+        raise ArtifactError(
+            f"style {metadata.name} ({metadata.tier}) must not exist yet, got {target}; pass --overwrite"
+        )
+    part = target.with_name(f".{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(artifact, part)
+        os.replace(part, target)
+    except OSError as exc:
+        part.unlink(missing_ok=True)
+        raise SinkError(f"cannot write {target}: {exc.strerror or exc}") from exc
+    print(f"added {metadata.name} ({metadata.tier}): {target}")
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="A style of your own.")],
+    tier: Annotated[str | None, typer.Option(help="Only this tier.")] = None,
+) -> None:
+    """Remove a style that `add` installed; those that ship stay."""
+    wanted = {f"{name}.{one}.onnx" for one in ((tier,) if tier else get_args(Tier))}
+    own = [path for path in user_styles().glob("*.*.onnx") if path.name in wanted]
+    if not own:
+        raise ArtifactError(f"no style of your own is called {name!r}{f' ({tier})' if tier else ''} in {user_styles()}")
+    for path in own:
+        path.unlink()
+        print(f"removed {path}")
+
+
+def _load_all() -> "list[Artifact]":
+    from ..export.artifact import load_artifact
+
+    return [load_artifact(path) for tiers in installed_styles().values() for path in tiers.values()]
+
+
+def _size(artifact: "Artifact") -> int:
+    return artifact.path.stat().st_size
+
+
+def _print_table(artifacts: "list[Artifact]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("style", "tier", "MB", "painter", "painting", "year", "licence", box=None, pad_edge=False)
+    for artifact in artifacts:
+        meta, style = artifact.metadata, artifact.metadata.style
+        size = f"{_size(artifact) / 1e6:.1f}"
+        table.add_row(meta.name, meta.tier, size, style.artist, style.title, style.year, style.licence)
+    Console().print(table)
+
+
+def _write_preview(artifacts: "list[Artifact]", target: Path, photo: Path | None, *, overwrite: bool) -> None:
+    import cv2
+    import numpy as np
+
+    if target.exists() and not overwrite:
+        raise SinkError(f"{target} must not exist yet; pass --overwrite to replace it")
+    picture = _demo_picture() if photo is None else _read(photo)
+    cells = [_cell(picture, "the photograph")]
+    cells += [
+        _cell(_paint(artifact, picture), f"{artifact.metadata.name} ({artifact.metadata.tier})")
+        for artifact in artifacts
+    ]
+    blank = np.full_like(cells[0], 255)
+    cells += [blank] * (-len(cells) % _COLUMNS)
+    rows = [np.hstack(cells[i : i + _COLUMNS]) for i in range(0, len(cells), _COLUMNS)]
+    try:
+        written = cv2.imwrite(str(target), np.vstack(rows)[:, :, ::-1])
+    except cv2.error as exc:
+        raise SinkError(f"--preview must name a .png or .jpg file, got {target}") from exc
+    if not written:
+        raise SinkError(f"cannot write {target}")
+    print(f"wrote {target}")
+
+
+def _paint(artifact: "Artifact", picture: "Picture") -> "Picture":
+    from contextlib import closing
+    from fractions import Fraction
+
+    from .engine import load_engine
+    from .frame import Frame
+    from .stylizer import Stylizer
+
+    with closing(load_engine(artifact)) as engine:
+        return Stylizer(engine)(Frame(picture, Fraction(0))).data
+
+
+def _cell(picture: "Picture", caption: str) -> "Picture":
+    """The picture inside a white cell, its caption below."""
+    import cv2
+    import numpy as np
+
+    scale = min(_CELL_WIDTH / picture.shape[1], _CELL_HEIGHT / picture.shape[0])
+    size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    cell = np.full((_CELL_HEIGHT + _CAPTION_HEIGHT + 8, _CELL_WIDTH + 8, 3), 255, np.uint8)
+    cell[4 : 4 + size[1], 4 : 4 + size[0]] = small
+    place = (8, _CELL_HEIGHT + _CAPTION_HEIGHT - 4)
+    cv2.putText(cell, caption, place, cv2.FONT_HERSHEY_SIMPLEX, 0.55, (40, 40, 40), 1, cv2.LINE_AA)
+    return cell
+
+
+def _demo_picture() -> "Picture":
+    """The last frame of the demo clip: a face."""
+    import av
+    import numpy as np
+
+    with av.open(str(DEMO_CLIP)) as container:
+        *_, last = container.decode(video=0)
+        return np.ascontiguousarray(last.to_ndarray(format="rgb24"), dtype=np.uint8)
+
+
+def _read(path: Path) -> "Picture":
+    import cv2
+    import numpy as np
+
+    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
+    if bgr is None:
+        raise SourceError(f"--photo must be a picture, got {path}")
+    return np.ascontiguousarray(bgr[:, :, ::-1], dtype=np.uint8)

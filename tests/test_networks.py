@@ -1,0 +1,101 @@
+"""Shapes, equal answers after folding, and checkpoints."""
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+
+from impasto.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
+from impasto.training.errors import TrainingError  # noqa: E402
+from impasto.training.networks import NetworkConfig, UpsampleConv, build_network, for_export  # noqa: E402
+
+SMALL = [NetworkConfig("fast", width=4, blocks=1), NetworkConfig("johnson", width=4, blocks=1)]
+
+
+def random_network(config: NetworkConfig):
+    torch.manual_seed(0)
+    network = build_network(config).eval()
+    for parameter in network.parameters():  # norms start as identities, which would hide a mistake in them
+        torch.nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+@pytest.mark.parametrize("config", SMALL, ids=lambda config: config.architecture)
+@pytest.mark.parametrize("size", [(64, 64), (68, 100)])
+def test_a_picture_keeps_its_size(config: NetworkConfig, size: tuple[int, int]) -> None:
+    assert build_network(config)(torch.zeros(2, 3, *size)).shape == (2, 3, *size)
+
+
+def test_tiers_have_the_published_sizes() -> None:
+    parameters = {
+        tier: sum(p.numel() for p in build_network(NetworkConfig.for_tier(tier)).parameters())
+        for tier in ("fast", "quality")
+    }
+    # 1,679,235: the well-known implementations of Johnson's network with instance normalisation.
+    assert parameters == {"fast": 329_955, "quality": 1_679_235}
+
+
+@pytest.mark.parametrize("config", SMALL, ids=lambda config: config.architecture)
+def test_folding_for_export_keeps_the_answers(config: NetworkConfig) -> None:
+    network = random_network(config)
+    picture = torch.rand(1, 3, 32, 48) * 255
+    with torch.inference_mode():
+        # 1e-3 of 255: float32 sums in another order.
+        torch.testing.assert_close(for_export(network)(picture), network(picture), atol=1e-2, rtol=1e-4)
+
+
+def test_folded_upsampling_is_exact_at_the_border() -> None:
+    layer = UpsampleConv(3, 2)
+    x = torch.randn(1, 3, 5, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(layer.as_transposed()(x), layer(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_brighter_and_flatter_copy_of_a_picture_gets_nearly_the_same_answer() -> None:
+    """Instance normalisation takes contrast away; zero padding is why it is only nearly so."""
+    network = random_network(SMALL[0])
+    picture = torch.rand(1, 3, 64, 64) * 255
+    with torch.inference_mode():
+        first, second = network(picture), network(picture * 0.5 + 60)
+    assert (first - second).square().mean() < 0.05 * first.var()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [({"architecture": "unet"}, "architecture"), ({"width": 0}, "width"), ({"blocks": -1}, "blocks")],
+)
+def test_a_wrong_configuration_is_refused(kwargs: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        NetworkConfig(**{"architecture": "fast", "width": 4, "blocks": 1, **kwargs})
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path) -> None:
+    network = random_network(SMALL[0])
+    path = tmp_path / "sub" / "checkpoint.safetensors"
+    save_checkpoint(path, Checkpoint(SMALL[0], network.state_dict(), {"name": "été", "step": 7}))
+    loaded = load_checkpoint(path)
+    assert loaded.metadata == {"name": "été", "step": 7}
+    picture = torch.rand(1, 3, 16, 16) * 255
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.build()(picture), network(picture), atol=0, rtol=0)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "text", "foreign"])
+def test_a_damaged_checkpoint_is_one_clear_error(tmp_path, damage: str) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    if damage == "foreign":
+        from safetensors.torch import save_file
+
+        save_file({"x": torch.zeros(1)}, path)
+    elif damage != "missing":
+        save_checkpoint(path, Checkpoint(SMALL[0], build_network(SMALL[0]).state_dict()))
+        data = path.read_bytes()
+        path.write_bytes({"empty": b"", "truncated": data[: len(data) // 2], "text": b"not weights at all"}[damage])
+    with pytest.raises(TrainingError, match="checkpoint"):
+        load_checkpoint(path)
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    state = build_network(SMALL[1]).state_dict()
+    with pytest.raises(TrainingError, match="fit"):
+        Checkpoint(SMALL[0], state).build()
