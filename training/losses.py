@@ -22,13 +22,14 @@ def gram_matrix(features: Tensor) -> Tensor:
 
 
 def content_loss(features: Tensor, target: Tensor) -> Tensor:
-    """‖F - T‖² / ‖T‖², Johnson et al. 2016, equation 2, relative to the target's own energy.
+    """‖F - T‖² / ‖T‖² of each picture: Johnson et al. 2016, equation 2, relative to the target's own energy.
 
     The papers divide by C·H·W instead. Dividing by ‖T‖² makes layers, loss networks and weights comparable: 1 means
     as far from the photograph as a picture without any features.
     """
-    target = target.float()
-    return (features.float() - target).square().sum() / target.square().sum().clamp_min(1e-12)
+    target = target.float().flatten(1)
+    error = (features.float().flatten(1) - target).square().sum(dim=1)
+    return (error / target.square().sum(dim=1).clamp_min(1e-12)).mean()
 
 
 def style_loss(gram: Tensor, target: Tensor) -> Tensor:

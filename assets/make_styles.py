@@ -1,0 +1,59 @@
+"""Train and export the styles that ship, by the commands that users have.
+
+    python -m impasto.assets.make_styles mosaic udnie --tier fast --paintings DIR --photos DIR --output DIR
+
+`styles.toml` says what each style is learned from; `--paintings` is the folder with those pictures.
+"""
+
+import argparse
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+STEPS = {"fast": 1500, "quality": 1500}
+
+
+def main() -> None:
+    styles = tomllib.loads(Path(__file__).with_name("styles.toml").read_text(encoding="utf-8"))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("style", nargs="*", help=f"among {', '.join(styles)}; default all")
+    parser.add_argument("--tier", choices=tuple(STEPS), default="fast")
+    parser.add_argument("--paintings", type=Path, required=True)
+    parser.add_argument("--photos", type=Path, required=True, help="to train on")
+    parser.add_argument("--validation", type=Path, help="to prove the export on; default the demo clip")
+    parser.add_argument("--loss-weights", type=Path)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("styles"))
+    options = parser.parse_args()
+    for name in options.style or styles:
+        if name not in styles:
+            parser.error(f"style must be among {', '.join(styles)}, got {name!r}")
+        make(name, styles[name], options)
+
+
+def make(name: str, style: dict[str, Any], options: argparse.Namespace) -> None:
+    """Train one style, or go on with its run, and write NAME.TIER.onnx."""
+    run = options.runs / f"{name}.{options.tier}"
+    train = ["train", str(options.paintings / style["image"]), "--photos", str(options.photos), "-o", str(run)]
+    train += ["--name", name, "--tier", options.tier, "--licence", "public domain"]
+    train += [argument for key in ("title", "artist", "year") for argument in (f"--{key}", style[key])]
+    train += ["--steps", str(STEPS[options.tier])]
+    train += [text for key, value in style[options.tier].items() for text in (f"--{key.replace('_', '-')}", str(value))]
+    train += ["--loss-weights", str(options.loss_weights)] if options.loss_weights else []
+    train += ["--resume"] if (run / "state.pt").exists() else []
+    impasto(*train)
+    export = ["export", str(run / "checkpoint.safetensors"), "-o", str(options.output / f"{name}.{options.tier}.onnx")]
+    export += ["--photos", str(options.validation)] if options.validation else []
+    options.output.mkdir(parents=True, exist_ok=True)
+    impasto(*export, "--overwrite")
+
+
+def impasto(*arguments: str) -> None:
+    print("impasto", *arguments, flush=True)
+    subprocess.run([sys.executable, "-c", "from impasto.realtime.cli import main; main()", *arguments], check=True)
+
+
+if __name__ == "__main__":
+    main()

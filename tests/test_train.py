@@ -1,0 +1,332 @@
+"""The training loop: it learns, resumes exactly, runs in several processes, and survives what users feed it."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+
+from impasto.training.checkpoint import load_checkpoint  # noqa: E402
+from impasto.training.errors import TrainingError  # noqa: E402
+from impasto.training.train import Progress, StyleBalance, TrainConfig, learning_rate, train  # noqa: E402
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+def striped(size: int, colours: tuple[tuple[int, int, int], ...], width: int = 7) -> np.ndarray:
+    lines = np.arange(size) // width % len(colours)
+    return np.ascontiguousarray(np.broadcast_to(np.array(colours, np.uint8)[lines][:, None], (size, size, 3)))
+
+
+@pytest.fixture
+def make_config(tmp_path: Path, tiny_loss_weights: Path) -> MakeConfig:
+    """A training of seconds: six soft photographs, a striped painting, the tiny loss network."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        cv2.imwrite(str(photos / f"{i}.png"), cv2.resize(coarse, (96, 80), interpolation=cv2.INTER_CUBIC))
+    painting = tmp_path / "stripes.png"
+    cv2.imwrite(str(painting), striped(96, ((20, 40, 200), (240, 240, 90)))[:, :, ::-1])
+
+    def make(run: str = "run", **options: object) -> TrainConfig:
+        defaults = {
+            "style_image": painting, "photos": photos, "output": tmp_path / run, "name": "stripes",
+            "loss_weights": tiny_loss_weights, "steps": 8, "batch_size": 2, "crop_size": 64, "style_size": 64,
+            "checkpoint_every": 4, "precision": "fp32",
+        }  # fmt: skip
+        return TrainConfig(**{**defaults, **options})
+
+    return make
+
+
+def run_losses(config: TrainConfig, **options: object) -> list[Progress]:
+    reports: list[Progress] = []
+    train(config, callback=reports.append, **options)
+    return reports
+
+
+def weights_of(config: TrainConfig) -> dict:
+    return load_checkpoint(config.output / "checkpoint.safetensors").state_dict
+
+
+def assert_same_weights(a: TrainConfig, b: TrainConfig) -> None:
+    first, second = weights_of(a), weights_of(b)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def assert_same_pictures(a: TrainConfig, b: TrainConfig, *, levels: float) -> None:
+    """Weights differ where they do not matter: a bias before a normalisation gets only rounding noise, which Adam
+    scales up. So the pictures are compared: largest mean difference over a photograph, in 1/255."""
+    photo = torch.from_numpy(np.random.default_rng(1).uniform(0, 255, (1, 3, 64, 64)).astype(np.float32))
+    with torch.inference_mode():
+        first, second = (load_checkpoint(c.output / "checkpoint.safetensors").build()(photo) for c in (a, b))
+    assert (first - second).abs().mean() < levels
+    assert first.std() > 1
+
+
+def test_the_loss_falls(make_config: MakeConfig) -> None:
+    reports = run_losses(make_config(steps=30, style_weight=5.0))
+    assert reports[-1].losses["total"] < 0.7 * reports[0].losses["total"]
+    assert [report.step for report in reports] == list(range(1, 31))
+    assert set(reports[-1].losses) == {"content", "style", "tv", "motion", "total"}
+
+
+def test_a_network_overfits_one_picture(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Without style it must learn to copy a photograph."""
+    from impasto.training.data import read_picture
+    from impasto.training.report import paint
+
+    single = tmp_path / "single"
+    single.mkdir()
+    (single / "0.png").write_bytes((tmp_path / "photos" / "0.png").read_bytes())
+    config = make_config(
+        photos=single, steps=100, style_weight=0.0, tv_weight=0.0, motion_weight=0.0, learning_rate=3e-3
+    )
+    reports = run_losses(config)
+    assert reports[-1].losses["content"] < 0.3 * reports[0].losses["content"]
+    photo = read_picture(single / "0.png")
+    painted = paint(load_checkpoint(config.output / "checkpoint.safetensors").build(), photo)
+    grey = [picture[:80, :96].astype(float).mean(axis=2).ravel() for picture in (photo, painted)]
+    assert np.corrcoef(grey[0], grey[1])[0, 1] > 0.6
+
+
+def test_the_same_seed_gives_the_same_losses(make_config: MakeConfig) -> None:
+    first, again, other = (run_losses(make_config(run, seed=seed)) for run, seed in (("a", 1), ("b", 1), ("c", 2)))
+    assert [r.losses for r in first] == [r.losses for r in again]
+    assert first[-1].losses != other[-1].losses
+
+
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(make_config: MakeConfig) -> None:
+    whole, halves = make_config("whole"), make_config("halves")
+    run_losses(whole)
+    seen: list[int] = []
+    train(halves, callback=lambda p: seen.append(p.step), should_stop=lambda: len(seen) >= 3)
+    assert load_checkpoint(halves.output / "checkpoint.safetensors").metadata["step"] == 3
+    train(halves, resume=True, callback=lambda p: seen.append(p.step))
+    assert seen == list(range(1, 9))
+    assert_same_weights(whole, halves)
+
+
+def test_a_run_killed_at_once_resumes_to_the_same_step(make_config: MakeConfig) -> None:
+    whole, killed = make_config("whole", steps=30), make_config("killed", steps=30)
+    run_losses(whole)
+    process = subprocess.Popen(_train_command(killed), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip() == "9":  # two checkpoints written, the third not
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    resumed = run_losses(killed, resume=True)
+    assert resumed[0].step in (9, 13, 17)  # the step after the last whole checkpoint
+    assert resumed[-1].step == 30
+    assert_same_pictures(whole, killed, levels=0.05)  # another process may sum in another order
+
+
+def test_two_processes_equal_one(make_config: MakeConfig) -> None:
+    # Each process moves its own pictures at random, so the steadiness term is left out here.
+    one, two = (make_config(run, batch_size=4, steps=4, motion_weight=0.0, style_weight=2.0) for run in ("one", "two"))
+    run_losses(one)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run(torchrun + _train_command(two)[1:], check=True, capture_output=True, timeout=120)
+    assert_same_pictures(one, two, levels=1.0)  # averaging wrongly gives 8
+    assert load_checkpoint(two.output / "checkpoint.safetensors").metadata["losses"] == pytest.approx(
+        load_checkpoint(one.output / "checkpoint.safetensors").metadata["losses"], rel=0.01
+    )
+
+
+def _train_command(config: TrainConfig) -> list[str]:
+    """A child process that trains and prints each step."""
+    script = config.photos.parent / f"train_{config.output.name}.py"
+    fields = {name: getattr(config, name) for name in config.__dataclass_fields__ if name != "style"}
+    arguments = ", ".join(
+        f"{name}=Path({str(value)!r})" if isinstance(value, Path) else f"{name}={value!r}"
+        for name, value in fields.items()
+    )
+    script.write_text(
+        "from pathlib import Path\n"
+        "from impasto.training.train import TrainConfig, train\n"
+        f"train(TrainConfig({arguments}), callback=lambda p: print(p.step, flush=True))\n"
+    )
+    return [sys.executable, str(script)]
+
+
+def test_a_second_run_never_overwrites_the_first(make_config: MakeConfig) -> None:
+    config = make_config(steps=2)
+    train(config)
+    with pytest.raises(TrainingError, match="--resume"):
+        train(config)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("seed", 5), ("steps", 9), ("style_weight", 3.0), ("tier", "quality"), ("crop_size", 68)]
+)
+def test_a_run_is_not_resumed_with_other_settings(make_config: MakeConfig, option: str, value: object) -> None:
+    config = make_config(steps=2)
+    train(config)
+    with pytest.raises(TrainingError, match=option):
+        train(replace(config, **{option: value}), resume=True)
+
+
+def test_nothing_to_resume_is_said(make_config: MakeConfig) -> None:
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        train(make_config(), resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage"])
+def test_a_damaged_state_is_one_clear_error(make_config: MakeConfig, content: bytes) -> None:
+    config = make_config()
+    config.output.mkdir()
+    (config.output / "state.pt").write_bytes(content)
+    with pytest.raises(TrainingError, match="cannot resume"):
+        train(config, resume=True)
+
+
+def test_bad_photographs_are_skipped_and_counted(make_config: MakeConfig) -> None:
+    config = make_config()
+    (config.photos / "bad.jpg").write_bytes(b"not a picture")
+    assert run_losses(config)[-1].bad_files == 1
+
+
+@pytest.mark.parametrize("kind", ["tiny", "grey", "alpha", "sixteen"])
+def test_odd_paintings_can_be_learned(make_config: MakeConfig, tmp_path: Path, kind: str) -> None:
+    stripes = striped(96, ((20, 40, 200), (240, 240, 90)))
+    painting = {
+        "tiny": stripes[:20, :30],
+        "grey": stripes[:, :, 0],
+        "alpha": np.dstack([stripes, np.full((96, 96), 128, np.uint8)]),
+        "sixteen": stripes.astype(np.uint16) * 257,
+    }[kind]
+    path = tmp_path / f"{kind}.png"
+    assert cv2.imwrite(str(path), painting)
+    reports = run_losses(make_config(style_image=path, steps=3))
+    assert np.isfinite(reports[-1].losses["total"])
+
+
+def test_the_style_weight_is_found_for_two_paintings(make_config: MakeConfig, tmp_path: Path) -> None:
+    """The content loss ends within 20 % of the chosen balance, whatever the painting."""
+    dots = np.full((96, 96, 3), 235, np.uint8)
+    for x, y in np.random.default_rng(0).integers(0, 96, (60, 2)):
+        cv2.circle(dots, (int(x), int(y)), 4, (200, 60, 30), -1)
+    cv2.imwrite(str(tmp_path / "dots.png"), dots)
+    found = []
+    for name in ("stripes.png", "dots.png"):
+        config = make_config(f"run.{name}", style_image=tmp_path / name, steps=200, style_balance=0.3, tv_weight=0.0)
+        reports = run_losses(config)
+        assert reports[-1].losses["content"] == pytest.approx(0.3, rel=0.2)
+        found.append(reports[-1].style_weight)
+    assert found[0] != pytest.approx(found[1], rel=0.05)
+
+
+def test_the_balance_raises_and_lowers_the_weight_and_then_holds_it() -> None:
+    balance = StyleBalance(balance=0.5, content_weight=2.0, fixed=None)
+    start = balance.update(1.0, 0.5, progress=0.0)
+    assert start == pytest.approx(StyleBalance.START * 2.0 * 1.0 / 0.5)
+    assert balance.update(0.2, 0.5, progress=0.1) > start
+    raised = balance.weight
+    assert balance.update(0.9, 0.5, progress=0.2) < raised
+    held = balance.weight
+    assert balance.update(0.9, 0.5, progress=0.9) == held
+    assert StyleBalance(0.5, 1.0, fixed=3.0).update(0.1, 0.1, progress=0.0) == 3.0
+
+
+def test_the_learning_rate_is_one_cycle() -> None:
+    rates = [learning_rate(step, 200, 1e-3) for step in range(200)]
+    assert rates[0] == pytest.approx(1e-4)
+    assert max(rates) == pytest.approx(1e-3)
+    assert rates.index(max(rates)) == 9
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[-1] == pytest.approx(1e-5, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"steps": 0}, "steps"), ({"crop_size": 66}, "crop_size"), ({"style_size": 20}, "style_size"),
+        ({"style_weight": -1.0}, "style_weight"), ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"style_balance": 0.0}, "style_balance"), ({"tv_weight": float("inf")}, "tv_weight"),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_refused(make_config: MakeConfig, options: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make_config(**options)
+
+
+def test_the_command_trains_reports_and_stops_cleanly_on_ctrl_c(make_config: MakeConfig) -> None:
+    config = make_config()
+    command = [
+        sys.executable, "-c", "from impasto.realtime.cli import main; main()", "train", str(config.style_image),
+        "--photos", str(config.photos), "-o", str(config.output), "--loss-weights", str(config.loss_weights),
+        "--batch-size", "2", "--crop-size", "64", "--style-size", "64", "--precision", "fp32",
+    ]  # fmt: skip
+    environment = {**os.environ, "COLUMNS": "200"}
+    done = subprocess.run(
+        [*command, "--steps", "12", "--sample-every", "6"],
+        capture_output=True, text=True, env=environment, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "step 12/12" in done.stderr
+    rows = list(csv.DictReader((config.output / "log.csv").open()))
+    assert [row["step"] for row in rows] == ["10", "12"] or [row["step"] for row in rows] == ["10"]
+    assert cv2.imread(str(config.output / "report.png")) is not None
+
+    other = config.output.with_name("interrupted")
+    command[command.index(str(config.output))] = str(other)
+    process = subprocess.Popen(
+        [*command, "--steps", "100000", "--checkpoint-every", "5"],
+        stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    deadline = time.monotonic() + 90
+    while not (other / "state.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "--resume" in said
+    assert "Traceback" not in said
+    assert load_checkpoint(other / "checkpoint.safetensors").metadata["step"] >= 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["missing.jpg", "--photos", "PHOTOS"], 3, "missing.jpg"),
+        (["STYLE", "--photos", "nowhere"], 3, "nowhere"),
+        (["STYLE", "--photos", "PHOTOS", "--loss-weights", "none.pth"], 3, "none.pth"),
+        (["STYLE", "--photos", "PHOTOS", "--style-weight", "much"], 2, "--style-weight"),
+        (["STYLE", "--photos", "PHOTOS", "--steps", "0"], 2, "steps"),
+    ],
+)
+def test_wrong_input_is_one_line_and_an_exit_code(
+    make_config: MakeConfig,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    said: str,
+) -> None:
+    config = make_config()
+    names = {"STYLE": str(config.style_image), "PHOTOS": str(config.photos)}
+    command = [sys.executable, "-c", "from impasto.realtime.cli import main; main()", "train"]
+    extra = [] if "--loss-weights" in arguments else ["--loss-weights", str(config.loss_weights)]
+    done = subprocess.run(
+        [*command, *(names.get(a, a) for a in arguments), *extra, "-o", str(tmp_path / "out")],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
