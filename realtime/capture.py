@@ -181,6 +181,7 @@ class CameraFeed:
         self._idle = False
         self._process: CaptureProcess | None = None
         self._thread: threading.Thread | None = None
+        self._on_frame: OnFrame = lambda frame: None
         self.reconnects = 0
 
     @property
@@ -188,11 +189,17 @@ class CameraFeed:
         return self._status
 
     def start(self, on_frame: OnFrame) -> None:
-        self._thread = threading.Thread(target=self._run, args=(on_frame,), name="impasto-camera")
-        self._thread.start()
+        self._on_frame = on_frame
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="impasto-camera")
+            self._thread.start()
 
     def wait_live(self, timeout_seconds: float = OPEN_LIMIT_SECONDS) -> FeedInfo:
-        """Wait for the first picture; raises `SourceError` with the reason if it does not come."""
+        """Open and wait for the first picture; raises `SourceError` with the reason if it does not come.
+
+        What comes before `start` is thrown away.
+        """
+        self.start(self._on_frame)
         with self._changed:
             self._changed.wait_for(lambda: self._status.state in ("live", "lost"), timeout_seconds)
             status = self._status
@@ -214,12 +221,12 @@ class CameraFeed:
             self._thread = None
         self._tell("closed", "closed")
 
-    def _run(self, on_frame: OnFrame) -> None:
+    def _run(self) -> None:
         failures = 0
         while not self._stop.is_set():
             self._tell("opening", f"opening {self._request.label}")
             started = time.monotonic()
-            process = self._process = CaptureProcess(self._request, on_frame, idle=self._idle)
+            process = self._process = CaptureProcess(self._request, self._deliver, idle=self._idle)
             try:
                 fault, was_live = self._watch(process)
             finally:
@@ -233,6 +240,9 @@ class CameraFeed:
             self._tell("lost", f"{fault.sentence(self._request.label)}; trying again in {pause:g} s", fault=fault)
             self._stop.wait(pause)
             self.reconnects += 1
+
+    def _deliver(self, frame: Frame) -> None:
+        self._on_frame(frame)
 
     def _watch(self, process: CaptureProcess) -> tuple[CaptureFault | None, bool]:
         """Follow one child until it fails; (None, …) when we are told to stop."""

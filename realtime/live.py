@@ -16,14 +16,15 @@ from typing import Any
 
 from .capture import Feed, FeedStatus
 from .engine import Engine
-from .errors import ImpastoError
+from .errors import EngineError, ImpastoError
 from .frame import Frame, Picture
 from .governor import Governor, Rung, Step
 from .live_meter import LatencyMeter, LatencySummary
-from .live_output import LiveOutput, OutputStatus, Painting
-from .live_painter import Look, Painter, Size, neutral_card, work_size
+from .live_output import Outlet, OutputStatus, Painting
+from .live_painter import Look, Painter, SharedEngine, Size, neutral_card, work_size
 from .live_settings import LiveSettings, Tier
 from .slot import LatestSlot
+from .time_code import paint_time_code
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class LiveSession:
         frame_rate: Fraction = Fraction(30),
         short_side: int = 720,
         latency_budget_ms: float | None = None,
+        time_code: bool = False,
         on_event: Callable[[str], None] = lambda line: None,
     ) -> None:
         """
@@ -92,18 +94,21 @@ class LiveSession:
             frame_rate: nominal rate of the outputs.
             short_side: largest shorter side that is painted; larger outputs are enlarged from it.
             latency_budget_ms: from capture to painted; None leaves size and tier alone.
+            time_code: paint the time of capture into every picture, for measuring (`time_code.py`).
             on_event: gets one line for every change a person should know of.
         """
         self.size, self.frame_rate = size, frame_rate
         self._feed, self._open_style, self._on_event = feed, open_style, on_event
         self._settings = settings
+        self._time_code = time_code
         self._lock = threading.RLock()
         self._frames: LatestSlot[Frame] = LatestSlot()
         self._loads: LatestSlot[tuple[str, Tier]] = LatestSlot()
         self._arrivals: LatestSlot[Look] = LatestSlot()
         self._looks: OrderedDict[tuple[str, str], Look] = OrderedDict()
+        self._warm_sizes: set[tuple[tuple[str, str], Size]] = set()
         self._retired: list[tuple[float, Engine]] = []
-        self._outputs: tuple[LiveOutput, ...] = ()
+        self._outputs: tuple[Outlet, ...] = ()
         self._painter = Painter(size=size, settings=settings)
         self._painter.work_size = work_size(size, short_side)
         self._governor = _governor(latency_budget_ms, size, short_side, settings.tier)
@@ -114,6 +119,8 @@ class LiveSession:
         self._painted_at = self._card_at = 0.0
         self._problem = ""
         self._loading = ""
+        self.first_error: ImpastoError | None = None
+        """Why the first style could not be loaded; later styles that fail leave the one before painting."""
         self._last: Painting | None = None
         self.meter = LatencyMeter()
         self.compare: Callable[[], bool] = lambda: False
@@ -165,13 +172,13 @@ class LiveSession:
             self._loads.put((after.style, after.tier))
         return after
 
-    def add_output(self, output: LiveOutput) -> None:
+    def add_output(self, output: Outlet) -> None:
         """Send pictures to `output` from now on; the session closes it in the end."""
         with self._lock:
             self._outputs = (*self._outputs, output)
         self.wake()
 
-    def remove_output(self, output: LiveOutput) -> None:
+    def remove_output(self, output: Outlet) -> None:
         """Stop sending to `output` and let it finish."""
         with self._lock:
             self._outputs = tuple(o for o in self._outputs if o is not output)
@@ -190,6 +197,11 @@ class LiveSession:
         self._seen_at = time.monotonic()
         if self._idle:
             self._set_idle(False)
+
+    @property
+    def outputs(self) -> tuple[Outlet, ...]:
+        """Where pictures go at the moment."""
+        return self._outputs
 
     def snapshot(self) -> Picture | None:
         """The last painted picture, (H, W, 3) uint8 RGB; never the camera's."""
@@ -233,14 +245,13 @@ class LiveSession:
             if frame is None or self._painter.look is None:
                 continue
             try:
-                painting = Painting(
-                    Frame(self._painter(frame), frame.pts),
-                    self._painter.original(frame) if self.compare() else None,
-                    card=False,
-                )
+                original = self._painter.original(frame) if self.compare() else None
+                painting = Painting(Frame(self._painter(frame), frame.pts), original, card=False)
             except Exception as exc:  # an engine may raise anything; no picture leaves, the watchdog shows the card
                 self._engine_failed(exc)
                 continue
+            if self._time_code:
+                paint_time_code(painting.frame.data, painting.frame.pts)
             self._publish_painting(painting)
 
     def _publish_painting(self, painting: Painting) -> None:
@@ -278,30 +289,35 @@ class LiveSession:
             if wanted is None:
                 continue
             self._loading = wanted[0]
+            first = self._painter.look is None
             try:
-                self._arrivals.put(self._warm_look(*wanted))
+                look = self._warm_look(*wanted)
+                if not first:  # the one before paints on, so there is time
+                    self._warm_rungs(wanted[0])
+                self._arrivals.put(look)
             except ImpastoError as exc:
-                self._style_failed(wanted[0], str(exc))
+                self._style_failed(wanted[0], exc)
             except Exception as exc:  # what a broken artifact makes an engine raise is anybody's guess
                 logger.exception("style %s did not load", wanted[0])
-                self._style_failed(wanted[0], f"{type(exc).__name__}: {exc}")
+                self._style_failed(wanted[0], EngineError(f"{type(exc).__name__}: {exc}"))
             self._loading = ""
-            if self._governor is not None:
+            if first:
                 self._warm_rungs(wanted[0])
 
     def _warm_look(self, style: str, tier: Tier) -> Look:
         look = self._looks.get((style, tier))
         if look is None:
-            look = Look(style, tier, self._open_style(style, tier))
-            look.engine.warmup(*_padded(self._painter.work_size, look.engine.stride))
+            look = Look(style, tier, SharedEngine(self._open_style(style, tier)))
             self._looks[look.key] = look
+        self._warm(look, self._painter.work_size)
         self._looks.move_to_end(look.key)
         while len(self._looks) > MOST_LOOKS:
             self._forget_oldest()
         return look
 
     def _forget_oldest(self) -> None:
-        _, oldest = self._looks.popitem(last=False)
+        key, oldest = self._looks.popitem(last=False)
+        self._warm_sizes = {entry for entry in self._warm_sizes if entry[0] != key}
         # A fade may still paint with it.
         self._retired.append((time.monotonic() + self._settings.crossfade_seconds + 5.0, oldest.engine))
 
@@ -321,15 +337,20 @@ class LiveSession:
             except ImpastoError as exc:
                 self._on_event(f"{style} has no {rung.tier} tier here: {exc}")
                 continue
-            look.engine.warmup(*_padded(work_size(self.size, rung.short_side), look.engine.stride))
+            self._warm(look, work_size(self.size, rung.short_side))
 
-    def _style_failed(self, style: str, reason: str) -> None:
+    def _warm(self, look: Look, size: Size) -> None:
+        if (look.key, size) not in self._warm_sizes:
+            look.engine.warmup(*_padded(size, look.engine.stride))
+            self._warm_sizes.add((look.key, size))
+
+    def _style_failed(self, style: str, reason: ImpastoError) -> None:
         look = self._painter.look
-        still = f"still painting {look.style}" if look else "nothing paints"
-        self._on_event(f"style {style} cannot be used: {reason}; {still}")
         if look is None:
-            self._problem = reason
-        elif self._settings.style == style:
+            self._problem, self.first_error = str(reason), reason
+            return
+        self._on_event(f"style {style} cannot be used: {reason}; still painting {look.style}")
+        if self._settings.style == style:
             self._settings = self._settings.changed({"style": look.style, "tier": look.tier})
             self._painter.settings = self._settings
 

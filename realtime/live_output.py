@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, Protocol
 
 from .errors import SinkError
 from .frame import Frame, Picture, StreamInfo
@@ -46,6 +46,23 @@ class OutputStatus:
     latency: LatencySummary
 
 
+class Outlet(Protocol):
+    """What the session needs of an output."""
+
+    name: str
+    slot: LatestSlot[Painting]
+    meter: LatencyMeter
+
+    @property
+    def status(self) -> OutputStatus: ...
+
+    def watched(self) -> bool:
+        """Whether anybody sees this output; while nobody sees any, painting rests."""
+
+    def close(self) -> None:
+        """Finish; safe to call twice."""
+
+
 class LiveOutput:
     """Runs a sink beside the others: whatever it does, nobody else waits for it.
 
@@ -73,7 +90,7 @@ class LiveOutput:
             on_change: gets the status when the state changes; called from this output's thread.
         """
         self.name = name
-        self.watched = watched
+        self._watched = watched
         self.slot: LatestSlot[Painting] = LatestSlot()
         self.meter = LatencyMeter()
         self._open_sink = open_sink
@@ -89,6 +106,9 @@ class LiveOutput:
     @property
     def status(self) -> OutputStatus:
         return OutputStatus(self.name, self._state, self._message, self.slot.dropped, self.meter.recent())
+
+    def watched(self) -> bool:
+        return self._state != "failed" and self._watched()
 
     def close(self, *, timeout_seconds: float = 5.0) -> None:
         """Let the sink finish; one that does not within the time is left behind (its thread is a daemon)."""

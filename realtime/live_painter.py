@@ -1,11 +1,13 @@
 """Paints live frames: a chosen work size, cross-fades between looks, strength, colours, smoothing."""
 
+import threading
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
-from .engine import Engine
+from .engine import Batch, Engine, EngineInfo
+from .errors import EngineError
 from .frame import Frame, Picture
 from .live_settings import LiveSettings, Tier
 from .stylizer import Stylizer, blend, with_colors_of
@@ -30,6 +32,39 @@ class Look:
     def key(self) -> tuple[str, str]:
         """What tells looks apart."""
         return self.style, self.tier
+
+
+class SharedEngine:
+    """An engine that one thread warms for another size while another thread paints with it: they take turns."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._turn = threading.Lock()
+        self._closed = False
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
+
+    @property
+    def stride(self) -> int:
+        return self._engine.stride
+
+    def __call__(self, frames: Batch) -> Batch:
+        with self._turn:
+            if self._closed:
+                raise EngineError("the style was put away")
+            return self._engine(frames)
+
+    def warmup(self, height: int, width: int) -> None:
+        with self._turn:
+            if not self._closed:
+                self._engine.warmup(height, width)
+
+    def close(self) -> None:
+        with self._turn:
+            self._closed = True
+            self._engine.close()
 
 
 class Painter:

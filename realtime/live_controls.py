@@ -1,0 +1,251 @@
+"""What a person can do to a live run, once: the panel, the terminal and the window all come here."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .camera import list_cameras
+from .capture import Feed
+from .errors import SinkError, SourceError
+from .live import LiveSession
+from .live_jpeg import encode_png
+from .live_output import LiveOutput, OutputStatus
+from .live_settings import LiveSettings, load_preset, preset_names, save_preset
+from .live_styles import StyleEntry, StyleShelf
+
+HOTKEYS: Mapping[str, str] = {
+    "n": "next style", "p": "previous style", "1": "first style, 2 second … 9",
+    "+": "stronger", "-": "weaker", "c": "keep colours", "f": "smoothing on or off", "m": "mirror",
+    "t": "tier fast or quality", "r": "record on or off", "s": "snapshot", "h": "this list", "q": "quit",
+}  # fmt: skip
+"""Key and what it does, in the order they are shown."""
+
+STRENGTH_STEP = 0.1
+SMOOTHING = 0.6
+"""What the smoothing key switches on."""
+
+
+class LiveControls:
+    """The actions of a live run. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        session: LiveSession,
+        shelf: StyleShelf,
+        *,
+        folder: Path,
+        open_recording: Callable[[Path], LiveOutput],
+        open_feed: Callable[[str], Feed],
+        camera: str,
+        on_event: Callable[[str], None],
+        on_quit: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            session: the run.
+            shelf: its styles.
+            folder: where recordings and snapshots go whose name nobody chose.
+            open_recording: makes the output that records to a file.
+            open_feed: opens another camera by number, name or path.
+            camera: the one that is open now.
+            on_event: gets one line for what happened.
+            on_quit: ends the run.
+        """
+        self.session, self.shelf = session, shelf
+        self._folder = folder
+        self._open_recording, self._open_feed = open_recording, open_feed
+        self._camera = camera
+        self._on_event, self._on_quit = on_event, on_quit
+        self._recording: tuple[Path, LiveOutput] | None = None
+        self._lock = threading.Lock()
+
+    def set(self, changes: Mapping[str, Any]) -> LiveSettings:
+        """Change settings; `ValueError` says what is wrong."""
+        if (style := changes.get("style")) is not None:
+            self._check_style(style, changes.get("tier") or self.session.settings.tier)
+        return self.session.change(changes)
+
+    def step_style(self, step: int) -> None:
+        """The next style, or the one before."""
+        names = [entry.name for entry in self.usable_styles()]
+        if names:
+            current = self.session.settings.style
+            here = names.index(current) if current in names else -step
+            self._show(names[(here + step) % len(names)])
+
+    def nth_style(self, number: int) -> None:
+        """The style with this number, from 1."""
+        entries = self.usable_styles()
+        if 1 <= number <= len(entries):
+            self._show(entries[number - 1].name)
+
+    def usable_styles(self) -> list[StyleEntry]:
+        """Styles that are whole."""
+        return [entry for entry in self.shelf.entries() if not entry.problem]
+
+    def start_recording(self, path: Path | None = None) -> Path:
+        """Record to `path`, or to a new file named after the time; returns the file."""
+        from .sink_record import recording_name
+
+        with self._lock:
+            if self._recording is not None and self._recording[1].status.state not in ("failed", "closed"):
+                return self._recording[0]
+            if path is None:
+                try:
+                    self._folder.mkdir(parents=True, exist_ok=True)
+                except OSError as exc:
+                    raise SinkError(f"{self._folder} cannot be made: {exc.strerror}") from exc
+                path = recording_name(self._folder)
+            output = self._open_recording(path)
+            self._recording = path, output
+        self.session.add_output(output)
+        self._on_event(f"recording to {path}")
+        return path
+
+    def stop_recording(self) -> Path | None:
+        """Finish the recording; returns the file, or None if there was none."""
+        with self._lock:
+            if self._recording is None:
+                return None
+            (path, output), self._recording = self._recording, None
+        self.session.remove_output(output)
+        self._on_event(f"recorded {path}")
+        return path
+
+    @property
+    def recording(self) -> tuple[Path, OutputStatus] | None:
+        """The file that is being written, and how that goes."""
+        recording = self._recording
+        return None if recording is None else (recording[0], recording[1].status)
+
+    def snapshot_png(self) -> bytes:
+        """The last painted picture as a PNG file."""
+        picture = self.session.snapshot()
+        if picture is None:
+            raise ValueError("a snapshot needs a painted picture, got none yet")
+        return encode_png(picture)
+
+    def save_snapshot(self) -> Path:
+        """Keep the last painted picture as a new PNG file beside the recordings."""
+        from .sink_record import recording_name
+
+        data = self.snapshot_png()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = recording_name(self._folder).with_suffix(".png")
+        path.write_bytes(data)
+        self._on_event(f"saved {path}")
+        return path
+
+    def set_camera(self, name: str) -> None:
+        """Go over to another camera of this machine, or the test pattern. Nothing else: a name from the panel
+        must never open a file or an address."""
+        allowed = {str(camera.index): camera.name for camera in list_cameras()}
+        if name != "test" and name not in allowed:
+            raise ValueError(f"camera must be one of {', '.join([*allowed, 'test'])}, got {name!r}")
+        try:
+            feed = self._open_feed(name)
+        except SourceError as exc:
+            raise ValueError(str(exc)) from exc
+        self._camera = name
+        self.session.replace_feed(feed)
+
+    def cameras(self) -> list[dict[str, Any]]:
+        """Cameras for a menu, the current one marked."""
+        found = [{"id": str(c.index), "name": c.name, "modes": [str(m) for m in c.modes]} for c in list_cameras()]
+        found.append({"id": "test", "name": "Test pattern", "modes": []})
+        if self._camera not in [c["id"] for c in found]:
+            found.insert(0, {"id": self._camera, "name": self.session.status.feed.label, "modes": []})
+        return [camera | {"current": camera["id"] == self._camera} for camera in found]
+
+    def save_preset(self, name: str) -> None:
+        """Keep the look under a name."""
+        save_preset(name, self.session.settings)
+        self._on_event(f"saved preset {name}")
+
+    def load_preset(self, name: str) -> LiveSettings:
+        """Take a kept look."""
+        return self.set(load_preset(name))
+
+    def press(self, key: str) -> None:
+        """Do what a key stands for; unknown keys do nothing."""
+        settings = self.session.settings
+        match key:
+            case "q" | "esc":
+                self._on_quit()
+            case "n" | "p":
+                self.step_style(1 if key == "n" else -1)
+            case "+" | "=" | "-":
+                step = -STRENGTH_STEP if key == "-" else STRENGTH_STEP
+                self._say({"strength": round(min(max(settings.strength + step, 0.0), 1.0), 2)})
+            case "c":
+                self._say({"keep_colors": not settings.keep_colors})
+            case "f":
+                self._say({"smoothing": 0.0 if settings.smoothing else SMOOTHING})
+            case "m":
+                self._say({"mirror": not settings.mirror})
+            case "t":
+                self._say({"tier": "quality" if settings.tier == "fast" else "fast"})
+            case "r":
+                if self.stop_recording() is None:
+                    self._try(self.start_recording)
+            case "s" | " ":
+                self._try(self.save_snapshot)
+            case "h" | "?":
+                self._on_event("keys: " + ", ".join(f"{k} {what}" for k, what in HOTKEYS.items()))
+            case _ if key.isdigit():
+                self.nth_style(int(key))
+
+    def state(self) -> dict[str, Any]:
+        """Everything that changes while it runs, for the panel; times in milliseconds."""
+        status = self.session.status
+        recording = self.recording
+        return {
+            "settings": asdict(status.settings),
+            "painting": status.painting_style,
+            "loading": status.loading,
+            "problem": status.problem,
+            "engine": status.engine,
+            "camera": {"state": status.feed.state, "message": status.feed.message, "label": status.feed.label},
+            "output": {"width": status.output_size[1], "height": status.output_size[0]},
+            "work": {"width": status.work_size[1], "height": status.work_size[0]},
+            "counts": {
+                "captured": status.captured, "dropped": status.dropped,
+                "painted": status.painted, "cards": status.cards,
+            },
+            "idle": status.idle,
+            "latency": asdict(status.latency),
+            "outputs": [asdict(output) for output in status.outputs],
+            "recording": None if recording is None else {
+                "name": recording[0].name, "state": recording[1].state, "message": recording[1].message,
+            },
+            "presets": preset_names(),
+        }  # fmt: skip
+
+    def _check_style(self, style: object, tier: object) -> None:
+        known = {entry.name: entry for entry in self.usable_styles()}
+        if style not in known:
+            raise ValueError(f"style must be one of {', '.join(known)}, got {style!r}")
+        entry = known[str(style)]
+        if tier not in entry.tiers:
+            raise ValueError(f"tier of {entry.name} must be one of {', '.join(entry.tiers)}, got {tier!r}")
+
+    def _show(self, name: str) -> None:
+        entry = next(entry for entry in self.usable_styles() if entry.name == name)
+        tier = self.session.settings.tier
+        self._say({"style": name, "tier": tier if tier in entry.tiers else entry.tiers[0]})
+
+    def _say(self, changes: Mapping[str, Any]) -> None:
+        try:
+            self.set(changes)
+        except ValueError as exc:
+            self._on_event(str(exc))
+            return
+        self._on_event(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in changes.items()))
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except (SinkError, ValueError, OSError) as exc:
+            self._on_event(str(exc))

@@ -1,0 +1,195 @@
+"""Pushing to the network: RTMP, RTSP, UDP, SRT and whatever else FFmpeg muxes; also standard output."""
+
+import logging
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from types import TracebackType
+from typing import IO, Self
+
+import av
+from av.container import OutputContainer
+from av.video.frame import PictureType
+
+from .color import YuvWriter
+from .errors import SinkError
+from .frame import Frame, Matrix, StreamInfo
+
+logger = logging.getLogger(__name__)
+
+FORMAT_OF_SCHEME = {
+    "rtmp": "flv", "rtmps": "flv", "rtsp": "rtsp", "udp": "mpegts", "tcp": "mpegts", "srt": "mpegts",
+    "rist": "mpegts", "http": "mpegts", "https": "mpegts",
+}  # fmt: skip
+BY_FFMPEG_PROGRAM = ("srt", "rist")
+"""PyAV's wheels have no such protocol; the FFmpeg program of most systems has."""
+
+TIME_BASE = Fraction(1, 90_000)
+TIMEOUT_SECONDS = (5.0, 5.0)
+KEYFRAME_SECONDS = 2.0
+"""What RTMP services ask for."""
+STDOUT = "-"
+
+
+class NetworkStream:
+    """H.264 to a server, at low delay. A server that goes away is a `SinkError`; the output opens it again."""
+
+    def __init__(self, url: str, info: StreamInfo, *, bitrate_kbps: int = 4000) -> None:
+        """
+        Args:
+            url: where to; its scheme picks the container.
+            info: of the frames to come.
+            bitrate_kbps: kilobits per second of the picture.
+        """
+        scheme = url.partition("://")[0].lower()
+        if scheme not in FORMAT_OF_SCHEME:
+            raise SinkError(f"push address must begin with one of {', '.join(FORMAT_OF_SCHEME)}, got {scheme!r}")
+        self._url, self._scheme = url, scheme
+        self._info = info
+        self._bitrate_kbps = bitrate_kbps
+        self._height, self._width = info.height & ~1, info.width & ~1
+        self._program: subprocess.Popen[bytes] | None = None
+        self._started: Fraction | None = None
+        self._last_ticks = -1
+        self._next_key = Fraction(0)
+
+    def __enter__(self) -> Self:
+        try:
+            self._container = self._open()
+            self._stream = self._container.add_stream(
+                "libx264", rate=self._info.frame_rate,
+                options={"preset": "veryfast", "tune": "zerolatency", "bf": "0", "threads": "2",
+                         "maxrate": f"{self._bitrate_kbps}k", "bufsize": f"{self._bitrate_kbps}k"},
+            )  # fmt: skip
+            stream = self._stream
+            stream.width, stream.height, stream.pix_fmt = self._width, self._height, "yuv420p"
+            stream.bit_rate = self._bitrate_kbps * 1000
+            stream.codec_context.time_base = TIME_BASE
+            matrix: Matrix = "bt601" if self._height <= 576 else "bt709"
+            stream.codec_context.colorspace = 6 if matrix == "bt601" else 1
+            stream.codec_context.color_range = 1
+            self._to_yuv = YuvWriter("yuv420p", matrix)
+            self._container.start_encoding()
+        except (OSError, ValueError) as exc:
+            self._end_program()
+            raise SinkError(f"{_public(self._url)} cannot be reached: {_reason(exc)}") from exc
+        return self
+
+    def write(self, frame: Frame) -> None:
+        """Encode and send; blocks at most as long as the timeout."""
+        if self._started is None:
+            self._started = frame.pts
+        seconds = frame.pts - self._started
+        ticks = round(seconds / TIME_BASE)
+        if ticks <= self._last_ticks:
+            return
+        self._last_ticks = ticks
+        picture = self._to_yuv(frame.data[: self._height, : self._width])
+        picture.pts, picture.time_base = ticks, TIME_BASE
+        if seconds >= self._next_key:
+            picture.pict_type = PictureType.I
+            self._next_key = seconds + Fraction(KEYFRAME_SECONDS)
+        try:
+            self._container.mux(self._stream.encode(picture))
+        except OSError as exc:
+            raise SinkError(f"{_public(self._url)} was lost: {_reason(exc)}") from exc
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+        except OSError as exc:
+            logger.debug("%s did not take the end: %s", _public(self._url), exc)
+        self._end_program()
+
+    def _open(self) -> OutputContainer:
+        form = FORMAT_OF_SCHEME[self._scheme]
+        if self._scheme in BY_FFMPEG_PROGRAM:
+            return av.open(self._start_program(), "w", format="mpegts")
+        options = {"rtsp_transport": "tcp"} if form == "rtsp" else {"flvflags": "no_duration_filesize"}
+        return av.open(
+            self._url, "w", format=form, timeout=TIMEOUT_SECONDS, container_options=options if form != "mpegts" else {}
+        )
+
+    def _start_program(self) -> IO[bytes]:
+        program = shutil.which("ffmpeg")
+        if program is None:
+            raise SinkError(f"{self._scheme}:// needs the ffmpeg program, which was not found; install FFmpeg")
+        self._program = subprocess.Popen(
+            [program, "-loglevel", "error", "-f", "mpegts", "-i", "-", "-c", "copy", "-f", "mpegts", self._url],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        if self._program.stdin is None:
+            raise SinkError("the ffmpeg program did not start")
+        return self._program.stdin
+
+    def _end_program(self) -> None:
+        if self._program is None:
+            return
+        if self._program.stdin is not None:
+            try:
+                self._program.stdin.close()
+            except OSError:
+                logger.debug("the ffmpeg program had gone")
+        try:
+            self._program.wait(2.0)  # SRT sends what it still holds
+        except subprocess.TimeoutExpired:
+            self._program.kill()
+            self._program.wait()
+        self._program = None
+
+
+class PipeStream:
+    """Raw pictures on standard output, as NUT with their times: `stylize-webcam … --stdout | ffmpeg -i - …`."""
+
+    def __init__(self, info: StreamInfo, *, on_closed: Callable[[], None] = lambda: None) -> None:
+        self._info = info
+        self._on_closed = on_closed
+        self._started: Fraction | None = None
+
+    def __enter__(self) -> Self:
+        self._container = av.open(sys.stdout.buffer, "w", format="nut")
+        self._stream = self._container.add_stream("rawvideo", rate=self._info.frame_rate)
+        self._stream.width, self._stream.height = self._info.width, self._info.height
+        self._stream.pix_fmt = "rgb24"
+        self._stream.codec_context.time_base = TIME_BASE
+        return self
+
+    def write(self, frame: Frame) -> None:
+        """Blocks while the reader is busy; meanwhile newer pictures replace each other in the output's slot."""
+        if self._started is None:
+            self._started = frame.pts
+        picture = av.VideoFrame.from_ndarray(frame.data, format="rgb24")
+        picture.pts, picture.time_base = round((frame.pts - self._started) / TIME_BASE), TIME_BASE
+        try:
+            self._container.mux(self._stream.encode(picture))
+            sys.stdout.buffer.flush()
+        except OSError as exc:
+            self._on_closed()
+            raise SinkError(f"standard output was closed: {_reason(exc)}") from exc
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._container.close()
+        except OSError:
+            logger.debug("standard output had gone")
+
+
+def _public(url: str) -> str:
+    """The address without password and stream key, for messages."""
+    without_password = re.sub(r"://[^/@]*@", "://", url)
+    if without_password.startswith(("rtmp://", "rtmps://")):
+        return without_password.rpartition("/")[0] + "/…"
+    return without_password.partition("?")[0]
+
+
+def _reason(exc: Exception) -> str:
+    return ((exc.strerror if isinstance(exc, OSError) else None) or str(exc)).lower()
