@@ -1,0 +1,211 @@
+"""Evaluation: its figures against losses worked out in numpy, its command against the pictures and files it writes."""
+
+import hashlib
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from impasto.realtime.cli import app as impasto
+from impasto.training.checkpoint import Checkpoint, save_checkpoint
+from impasto.training.data import read_picture, resize_short_side
+from impasto.training.errors import TrainingError
+from impasto.training.evaluate import LossSettings, Subject, checkpoint_painter, evaluate, find_painting
+from impasto.training.loss_network import load_loss_network
+from impasto.training.networks import NetworkConfig, build_network
+from impasto.training.quality import evaluation_picture, grid_pattern, structure_kept, style_distance_of
+
+SETTINGS = LossSettings(content_weight=2.0, style_weight=3.0, tv_weight=0.5, style_side=96)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A loss network of a few channels with every layer that is asked for."""
+    torch.manual_seed(0)
+    names = ["conv1_1", "conv2_1", "conv2_2", "conv3_1", "conv4_1", "conv5_1"]
+    state = {}
+    for name, (inner, outer) in zip(names, pairwise([3, 4, 6, 6, 8, 8, 8]), strict=True):
+        state[f"{name}.weight"] = torch.randn(outer, inner, 3, 3) / (3 * inner**0.5)
+        state[f"{name}.bias"] = torch.rand(outer) * 0.1
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file(state, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def loss_network(weights):
+    return load_loss_network(weights=weights)
+
+
+def blobs(seed, height=120, width=160):
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 20, width // 20, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.fixture(scope="module")
+def subject():
+    def paint(picture):
+        return np.ascontiguousarray(255 - picture[:, ::-1])
+
+    return Subject("blobs", "fast", paint, SETTINGS, blobs(1))
+
+
+def losses_in_numpy(loss_network, photo, painted, painting):
+    def features(picture, layer):
+        x = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32).copy())[None]
+        f = loss_network(x, [layer])[layer][0].detach().numpy().astype(np.float64)
+        return f.reshape(len(f), -1)
+
+    wanted, got = features(photo, "relu2_2"), features(painted, "relu2_2")
+    content = ((got - wanted) ** 2).sum() / (wanted**2).sum()
+    style = 0.0
+    for layer in ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"):
+        g, a = (f @ f.T / f.size for f in (features(painted, layer), features(painting, layer)))
+        style += ((g - a) ** 2).sum() / (a**2).sum()
+    p = painted / 255
+    tv = ((p[1:] - p[:-1]) ** 2).mean() + ((p[:, 1:] - p[:, :-1]) ** 2).mean()
+    return content, style, tv, 2.0 * content + 3.0 * style + 0.5 * tv
+
+
+def test_figures_are_those_of_numpy(subject, loss_network):
+    report = evaluate(subject, {"a": blobs(2)}, loss_network, evaluations=[3])
+    square = evaluation_picture(blobs(2))
+    painted = subject.paint(square)
+    painting = resize_short_side(subject.painting, SETTINGS.style_side)
+    score = report.photos[0].network
+    wanted = losses_in_numpy(loss_network, square, painted, painting)
+    assert [score.content, score.style, score.tv, score.total] == pytest.approx(wanted, rel=1e-3)  # float32 sums
+    assert score.structure_kept == structure_kept(square, painted)
+    assert score.style_distance == pytest.approx(style_distance_of(painted, subject.painting, loss_network), rel=1e-4)
+    assert score.grid == grid_pattern(painted)
+    gatys = report.photos[0].gatys[3]
+    wanted = losses_in_numpy(loss_network, square, report.photos[0].pictures["gatys"], painting)
+    assert [gatys.content, gatys.style, gatys.tv, gatys.total] == pytest.approx(wanted, rel=1e-3)
+
+
+def test_gatys_falls_and_the_equivalent_is_where_it_passes_the_network(subject, loss_network):
+    photos = {"a": blobs(2), "b": blobs(3)}
+    counts = [1, 4, 10]
+    curves = {name: [] for name in photos}
+    report = evaluate(
+        subject, photos, loss_network, evaluations=counts, callback=lambda name, e: curves[name].append(e.best)
+    )
+    totals = [report.gatys[count].total for count in counts]
+    assert totals == sorted(totals, reverse=True)
+    assert totals[-1] < 0.8 * totals[0]
+    for photo in report.photos:
+        curve = curves[photo.photo]
+        assert len(curve) == 10
+        passed = [i for i, total in enumerate(curve, 1) if total <= photo.network.total]
+        assert photo.gatys_equivalent == (passed[0] if passed else None)
+        assert photo.speed_up > 0
+    assert report.network.total == np.median([photo.network.total for photo in report.photos])
+    assert json.loads(json.dumps(report.to_json()))["gatys"]["10"]["total"] == report.gatys[10].total
+
+
+def test_a_painter_better_than_gatys_equals_more_evaluations_than_were_given(subject, loss_network):
+    square = evaluation_picture(blobs(2))
+    best = evaluate(subject, {"a": blobs(2)}, loss_network, evaluations=[8]).photos[0].pictures["gatys"]
+    ideal = replace(subject, paint=lambda picture: best if (picture == square).all() else picture)
+    short = evaluate(ideal, {"a": blobs(2)}, loss_network, evaluations=[4])
+    assert short.gatys_equivalent is None
+    longer = evaluate(ideal, {"a": blobs(2)}, loss_network, evaluations=[9])
+    # Rounding to bytes costs the picture a little of its total, never much more than an evaluation's worth.
+    assert longer.gatys_equivalent in (6, 7, 8, 9)
+
+
+def test_bad_requests_are_refused(subject, loss_network, tmp_path):
+    with pytest.raises(ValueError, match="at least one photograph"):
+        evaluate(subject, {}, loss_network)
+    with pytest.raises(ValueError, match="numbers from 1, got 0, 5"):
+        evaluate(subject, {"a": blobs(2)}, loss_network, evaluations=[0, 5])
+    with pytest.raises(TrainingError, match=r"weights of the losses: 'final_style_weight' in here\.onnx"):
+        LossSettings.of_training({"content_weight": 1}, where="here.onnx")
+    cv2.imwrite(str(tmp_path / "other.png"), blobs(1))
+    with pytest.raises(TrainingError, match="SHA-256 abababababab"):
+        find_painting(tmp_path, "ab" * 32)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Photographs, a painting, and a checkpoint that names it."""
+    for name in ("photos", "paintings", "run"):
+        (tmp_path / name).mkdir()
+    for i in range(5):
+        cv2.imwrite(str(tmp_path / "photos" / f"{i}.png"), blobs(i))
+    cv2.imwrite(str(tmp_path / "paintings" / "any name.png"), blobs(9))
+    config = NetworkConfig("fast", width=4, blocks=1)
+    sha256 = hashlib.sha256((tmp_path / "paintings" / "any name.png").read_bytes()).hexdigest()
+    training = {"content_weight": 1, "final_style_weight": 5.0, "tv_weight": 0.1, "style_size": 96, "style_scale": 1.5}
+    metadata = {"name": "blobs", "tier": "fast", "style": {"sha256": sha256}, "training": training}
+    torch.manual_seed(1)
+    save_checkpoint(
+        tmp_path / "run" / "checkpoint.safetensors", Checkpoint(config, build_network(config).state_dict(), metadata)
+    )
+    return tmp_path
+
+
+def run(folder, weights, *more):
+    arguments = ["evaluate", str(folder / "run"), "--photos", str(folder / "photos"), "--evaluations", "2,4"]
+    arguments += ["--paintings", str(folder / "paintings"), "--loss-weights", str(weights), *map(str, more)]
+    return CliRunner().invoke(impasto, arguments)
+
+
+def test_the_command_writes_table_json_and_sheet(folder, weights):
+    result = run(folder, weights, "--num-photos", 2, "--sheet", folder / "s.png", "-o", folder / "r.json")
+    assert result.exit_code == 0, result.output
+    assert "blobs (fast)" in result.stdout
+    assert "Gatys, 4" in result.stdout
+    (report,) = json.loads((folder / "r.json").read_text())
+    assert [photo["photo"] for photo in report["photos"]] == ["0.png", "2.png"]
+    assert report["settings"]["style_side"] == 144
+    assert report["settings"]["style_weight"] == 5.0
+    sheet = read_picture(folder / "s.png")
+    assert sheet.shape[1] > 4 * 300  # four columns, two rows
+    assert sheet.shape[0] > 2 * 300
+    shown = sheet[28 : 28 + 320, 4 : 4 + 320].astype(int)
+    photo = cv2.resize(evaluation_picture(read_picture(folder / "photos" / "0.png")), (320, 320))
+    assert np.abs(shown - photo).mean() < 2
+    # Nothing is replaced unasked.
+    again = run(folder, weights, "--num-photos", 1, "--sheet", folder / "s.png")
+    assert again.exit_code == 3
+    assert "pass --overwrite" in again.stderr
+
+
+def test_the_command_prints_json_alone(folder, weights):
+    result = run(folder, weights, "--num-photos", 1, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)[0]["name"] == "blobs"
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "text"),
+    [
+        (["--evaluations", "a,b"], 2, "--evaluations must be numbers"),
+        (["--sheet", "sheet.txt"], 2, "must end in .png"),
+        (["--gatys-device", "warp"], 3, "device must be one that torch can use here"),
+        (["--loss-weights", "none.pth"], 3, "not found: none.pth"),
+    ],
+)
+def test_bad_options_get_one_line_and_a_code(folder, weights, change, code, text):
+    result = run(folder, weights, *change)
+    assert result.exit_code == code
+    assert text in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_checkpoint_painter_is_the_network():
+    torch.manual_seed(0)
+    network = build_network(NetworkConfig("fast", width=4, blocks=1)).eval()
+    picture = blobs(0)
+    with torch.no_grad():
+        wanted = network(torch.from_numpy(picture.transpose(2, 0, 1).copy())[None].float())
+    assert np.array_equal(
+        checkpoint_painter(network)(picture), wanted[0].clamp(0, 255).round().byte().permute(1, 2, 0).numpy()
+    )

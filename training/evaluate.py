@@ -1,0 +1,318 @@
+"""Judge networks against Gatys' optimisation: the same losses on the same photographs, side by side.
+
+For each network and photograph: content, style, TV and total loss of the network's picture, and of the picture that
+L-BFGS has reached after 25, 50, 100 … evaluations of the same total, started from the photograph. The number of
+evaluations at which L-BFGS reaches the network's total is its *Gatys-equivalent* (Johnson et al. 2016, section 4.1,
+report 50 to 100). Structure kept and style distance (`quality.py`) stand beside it, since the total alone can be
+bought by destroying the photograph.
+
+The steadiness term of the training is left out on both sides: Gatys' optimisation knows no motion.
+"""
+
+import hashlib
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .data import Picture, find_pictures, read_picture, resize_short_side, to_picture, to_tensor
+from .errors import TrainingError
+from .gatys_objective import Objective, content_terms, style_terms
+from .gatys_optimize import Evaluation, minimise
+from .loss_network import CONTENT_LAYER, STYLE_LAYERS, LossNetwork
+from .quality import StyleTarget, evaluation_picture, grid_pattern, structure_kept
+
+EVALUATIONS = (25, 50, 100, 200, 400)
+"""After which the Gatys reference is looked at."""
+_TIMED_RUNS = 3
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The total that a network was trained for."""
+
+    content_weight: float
+    style_weight: float
+    tv_weight: float
+    style_side: int
+    """Short side at which the painting is looked at, pixels."""
+    content_layers: tuple[str, ...] = (CONTENT_LAYER,)
+    style_layers: tuple[str, ...] = STYLE_LAYERS
+
+    @classmethod
+    def of_training(cls, training: Mapping[str, Any], *, where: str) -> "LossSettings":
+        """From the `training` entry of a checkpoint's or an artifact's metadata; `where` is named in errors.
+
+        Raises:
+            TrainingError: the settings do not say what is needed.
+        """
+        try:
+            return cls(
+                content_weight=float(training["content_weight"]),
+                style_weight=float(training["final_style_weight"]),
+                tv_weight=float(training["tv_weight"]),
+                style_side=round(float(training["style_size"]) * float(training.get("style_scale", 1.0))),
+                content_layers=(str(training.get("content_layer", CONTENT_LAYER)),),
+                style_layers=tuple(training.get("style_layers", STYLE_LAYERS)),
+            )
+        except (KeyError, TypeError, ValueError) as exc:
+            raise TrainingError(f"training settings must hold the weights of the losses: {exc} in {where}") from exc
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to judge."""
+
+    name: str
+    tier: str
+    paint: Callable[[Picture], Picture]
+    """(480, 480, 3) uint8 RGB to the same."""
+    settings: LossSettings
+    painting: Picture
+    """The style image it was trained on."""
+    engine: str = ""
+    """What runs it, for the report."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One picture, judged."""
+
+    content: float
+    style: float
+    tv: float
+    total: float
+    structure_kept: float
+    style_distance: float
+    grid: float
+    """1/255."""
+    seconds: float
+    """To paint it."""
+
+
+@dataclass(frozen=True)
+class PhotoReport:
+    """One photograph by one network, and by Gatys."""
+
+    photo: str
+    network: Score
+    gatys: Mapping[int, Score]
+    """By evaluations; without those beyond the last one asked for."""
+    gatys_equivalent: int | None
+    """Evaluations that L-BFGS needs for the network's total; None if it needs more than it was given."""
+    speed_up: float
+    """Time of L-BFGS to the network's total, over the network's time; to its last evaluation if it did not get there,
+    so that the truth is larger."""
+    pictures: Mapping[str, Picture]
+    """`photo`, `network`, `gatys` (after the last evaluation)."""
+
+
+@dataclass(frozen=True)
+class NetworkReport:
+    """One network on all photographs."""
+
+    subject: Subject
+    photos: Sequence[PhotoReport]
+    evaluations: Sequence[int]
+
+    @property
+    def network(self) -> Score:
+        """Medians over the photographs."""
+        return _median([photo.network for photo in self.photos])
+
+    @property
+    def gatys(self) -> dict[int, Score]:
+        """Medians over the photographs, by evaluations."""
+        return {count: _median([photo.gatys[count] for photo in self.photos]) for count in self.evaluations}
+
+    @property
+    def gatys_equivalent(self) -> float | None:
+        """Median over the photographs; None if at least half of them need more evaluations than were given."""
+        median = statistics.median(
+            float("inf") if photo.gatys_equivalent is None else photo.gatys_equivalent for photo in self.photos
+        )
+        return None if median == float("inf") else median
+
+    @property
+    def speed_up(self) -> float:
+        """Median over the photographs."""
+        return statistics.median(photo.speed_up for photo in self.photos)
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures, JSON values only."""
+        return {
+            "name": self.subject.name,
+            "tier": self.subject.tier,
+            "engine": self.subject.engine,
+            "settings": asdict(self.subject.settings),
+            "network": asdict(self.network),
+            "gatys": {str(count): asdict(score) for count, score in self.gatys.items()},
+            "gatys_equivalent": self.gatys_equivalent,
+            "speed_up": self.speed_up,
+            "photos": [
+                {
+                    "photo": photo.photo,
+                    "network": asdict(photo.network),
+                    "gatys": {str(count): asdict(score) for count, score in photo.gatys.items()},
+                    "gatys_equivalent": photo.gatys_equivalent,
+                    "speed_up": photo.speed_up,
+                }
+                for photo in self.photos
+            ],
+        }
+
+
+def evaluate(
+    subject: Subject,
+    photos: Mapping[str, Picture],
+    loss_network: LossNetwork,
+    *,
+    evaluations: Sequence[int] = EVALUATIONS,
+    callback: Callable[[str, Evaluation], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> NetworkReport:
+    """Judge one network.
+
+    Args:
+        photos: (H, W, 3) uint8 RGB by name; their middle squares are used, at 480x480.
+        evaluations: of the Gatys reference after which it is looked at; the largest decides how long this takes.
+        callback: told of the photograph's name and of every evaluation.
+        should_stop: asked after every evaluation; True ends with the photographs done so far.
+
+    Raises:
+        ValueError: no photographs, or an unusable list of evaluations.
+    """
+    counts = sorted(set(evaluations))
+    if not photos:
+        raise ValueError("photos must be at least one photograph, got none")
+    if not counts or counts[0] < 1:
+        raise ValueError(f"evaluations must be numbers from 1, got {', '.join(map(str, evaluations)) or 'none'}")
+    settings = subject.settings
+    device = loss_network.preprocess.weight.device
+    painting = to_tensor(resize_short_side(subject.painting, settings.style_side)).to(device)
+    style = style_terms(painting, loss_network, dict.fromkeys(settings.style_layers, 1.0))
+    yardstick = StyleTarget.of(subject.painting, loss_network)
+    done = []
+    for name, photo in photos.items():
+        square = evaluation_picture(photo)
+        content = content_terms(to_tensor(square).to(device), loss_network, dict.fromkeys(settings.content_layers, 1.0))
+        objective = Objective(
+            loss_network, content, style, settings.content_weight, settings.style_weight, settings.tv_weight
+        )
+        judge = _Judge(objective, square, yardstick)
+        report = _one_photo(subject, name, judge, counts, callback, should_stop)
+        if report is None:
+            break
+        done.append(report)
+    if not done:
+        raise ValueError("stopped before the first photograph was done")
+    return NetworkReport(subject, done, counts)
+
+
+def checkpoint_painter(network: torch.nn.Module) -> Callable[[Picture], Picture]:
+    """PyTorch in fp32; H and W must be multiples of the network's stride, as the 480x480 of the evaluation are."""
+    device = next(network.parameters()).device
+
+    @torch.inference_mode()
+    def paint(picture: Picture) -> Picture:
+        return to_picture(network(to_tensor(picture).to(device)))
+
+    return paint
+
+
+def find_painting(folder: Path, sha256: str) -> Picture:
+    """The picture below a folder whose file has this SHA-256: a network's own style image, whatever it is called.
+
+    Raises:
+        TrainingError: it is not there.
+    """
+    for path in find_pictures(folder):
+        if hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+            return read_picture(path)
+    raise TrainingError(
+        f"{folder} must hold the style image that the network was trained on (SHA-256 {sha256[:12]}…); "
+        "name its folder with --paintings"
+    )
+
+
+@dataclass(frozen=True)
+class _Judge:
+    objective: Objective
+    photo: Picture
+    yardstick: StyleTarget
+
+    def score(self, painted: Picture, seconds: float) -> Score:
+        with torch.no_grad():
+            device = self.objective.loss_network.preprocess.weight.device
+            losses = self.objective.losses(to_tensor(painted).to(device))
+        return Score(
+            **{name: float(losses[name]) for name in ("content", "style", "tv", "total")},
+            structure_kept=structure_kept(self.photo, painted),
+            style_distance=self.yardstick.distance(painted),
+            grid=grid_pattern(painted),
+            seconds=seconds,
+        )
+
+
+def _one_photo(
+    subject: Subject,
+    name: str,
+    judge: _Judge,
+    counts: Sequence[int],
+    callback: Callable[[str, Evaluation], None] | None,
+    should_stop: Callable[[], bool],
+) -> PhotoReport | None:
+    painted, seconds = _timed(subject.paint, judge.photo)
+    network = judge.score(painted, seconds)
+    snapshots: dict[int, tuple[Picture, float]] = {}
+    reached: list[tuple[int, float]] = []
+
+    def on_evaluation(evaluation: Evaluation) -> None:
+        if not reached and evaluation.best <= network.total:
+            reached.append((evaluation.number, evaluation.seconds))
+        if evaluation.number in counts:
+            snapshots[evaluation.number] = to_picture(evaluation.picture), evaluation.seconds
+        if callback:
+            callback(name, evaluation)
+
+    device = judge.objective.loss_network.preprocess.weight.device
+    minimum = minimise(
+        judge.objective,
+        to_tensor(judge.photo).to(device),
+        evaluations=counts[-1],
+        callback=on_evaluation,
+        should_stop=should_stop,
+    )
+    if minimum.stopped:
+        return None
+    for count in counts:  # L-BFGS that has converged in float32 ends early and stays where it is
+        snapshots.setdefault(count, (to_picture(minimum.picture), minimum.seconds))
+    equivalent, gatys_seconds = reached[0] if reached else (None, minimum.seconds)
+    return PhotoReport(
+        photo=name,
+        network=network,
+        gatys={count: judge.score(*snapshots[count]) for count in counts},
+        gatys_equivalent=equivalent,
+        speed_up=gatys_seconds / max(1e-9, network.seconds),
+        pictures={"photo": judge.photo, "network": painted, "gatys": snapshots[counts[-1]][0]},
+    )
+
+
+def _timed(paint: Callable[[Picture], Picture], photo: Picture) -> tuple[Picture, float]:
+    """The picture, and the median time after one run to warm up, seconds."""
+    painted = paint(photo)
+    times = []
+    for _ in range(_TIMED_RUNS):
+        begun = time.perf_counter()
+        paint(photo)
+        times.append(time.perf_counter() - begun)
+    return painted, statistics.median(times)
+
+
+def _median(scores: Sequence[Score]) -> Score:
+    values = [asdict(score) for score in scores]
+    return Score(**{name: statistics.median(value[name] for value in values) for name in values[0]})
