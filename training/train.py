@@ -222,7 +222,7 @@ def train(
                 _save(run, config, losses)
             if sample and run.step % config.sample_every == 0:
                 sample(run.network, run.step)
-        if rank == 0 and run.step > 0:
+        if rank == 0 and meter.last:
             _save(run, config, meter.last)
         return config.output / "checkpoint.safetensors"
 
