@@ -29,6 +29,8 @@ OnFrame = Callable[[Frame], None]
 BACK_OFF_SECONDS = (0.5, 1.0, 2.0, 5.0)
 OPEN_LIMIT_SECONDS = 20.0
 """Windows' Media Foundation is reported to take 12 to 20 s to open some cameras (opencv#17687, #26495)."""
+REOPEN_LIMIT_SECONDS = 5.0
+"""The same for a camera that has already worked in this run: one that hangs is tried again soon."""
 STALL_PERIODS = 5
 STALL_LEAST_SECONDS = 1.0
 STALL_PATIENCE_SECONDS = 2.0
@@ -182,6 +184,7 @@ class CameraFeed:
         self._process: CaptureProcess | None = None
         self._thread: threading.Thread | None = None
         self._on_frame: OnFrame = lambda frame: None
+        self._was_live = False
         self.reconnects = 0
 
     @property
@@ -252,12 +255,14 @@ class CameraFeed:
             if process.fault is not None:
                 return process.fault, process.last_frame_at is not None
             if process.last_frame_at is None or process.info is None:
-                if silent > OPEN_LIMIT_SECONDS:
-                    return CaptureFault("frozen", f"no answer for {OPEN_LIMIT_SECONDS:g} s"), False
+                limit = REOPEN_LIMIT_SECONDS if self._was_live else OPEN_LIMIT_SECONDS
+                if silent > limit:
+                    return CaptureFault("frozen", f"no answer for {limit:g} s"), False
                 continue
             limit = max(STALL_PERIODS / process.info.frame_rate, STALL_LEAST_SECONDS)
             limit += IDLE_GRACE_SECONDS if self._idle else 0.0
             if silent <= limit:
+                self._was_live = True
                 self._tell("live", f"{self._request.label}: {process.info}", info=process.info)
             elif silent <= limit + STALL_PATIENCE_SECONDS:
                 self._tell("stalled", f"{self._request.label} sends no pictures", info=process.info)
