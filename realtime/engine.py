@@ -1,13 +1,16 @@
-"""Engines: a loaded style that turns pictures into pictures. The only place that picks a back end."""
+"""Engines: a loaded style that turns pictures into pictures. The only place that picks a back end.
+
+`load_engine` is the door. Behind it, a `Backend` is a library on a kind of device; its module opens a `Runner`, which
+knows nothing of styles and runs one graph; `PictureEngine` makes an `Engine` of a runner and an artifact. A new back
+end is a module with four functions and a line in `BACKENDS`.
+"""
 
 import importlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -15,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..export.artifact import Artifact, Precision, load_artifact
-from ..export.parity import Candidate, Paint
+from ..export.parity import PSNR_FLOOR_DB, Candidate, Paint
 from .errors import EngineError
 
 __all__ = [
@@ -26,8 +29,11 @@ __all__ = [
     "Engine",
     "EngineInfo",
     "EngineOptions",
+    "Pending",
+    "PictureEngine",
     "Precision",
     "PrecisionChoice",
+    "Runner",
     "check_batch",
     "load_engine",
     "proof_candidates",
@@ -37,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 Batch = npt.NDArray[np.uint8]
 """(N, H, W, 3) uint8 RGB."""
+Tensors = Mapping[str, npt.NDArray[Any]]
+"""Inputs or outputs of a graph by name."""
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt", "directml", "coreml", "torch", "intel-gpu"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16", "int8"]
@@ -87,25 +95,118 @@ class EngineOptions:
     """auto: the fastest float precision that the device has in hardware and that passes the parity gate."""
     threads: int = 0
     """Threads of a CPU engine; 0 for the library's own choice."""
+    in_flight: int = 1
+    """Frames that `PictureEngine.submit` works on at once: 1 for the least delay, more for the most frames a second."""
+
+
+class Pending(Protocol):
+    """Outputs that may still be computed."""
+
+    def result(self) -> Tensors:
+        """Wait for the outputs: new arrays that nothing will write to again."""
+
+
+class Runner(Protocol):
+    """A graph, compiled by a library for a device. Calls may come from any one thread at a time."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def start(self, inputs: Tensors) -> Pending:
+        """Begin to run the graph. The inputs must not change until the result is there."""
+
+    def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Compile for inputs of these shapes, where the library gains by it."""
+
+    def close(self) -> None:
+        """Free the graph. Safe to call twice."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """Outputs that are there already."""
+
+    outputs: Tensors
+
+    def result(self) -> Tensors:
+        return self.outputs
+
+
+@dataclass(frozen=True)
+class PendingPicture:
+    """A batch that may still be painted."""
+
+    pending: Pending
+
+    def result(self) -> Batch:
+        """Wait for the (N, H, W, 3) uint8 RGB batch."""
+        painted: Batch = self.pending.result()["stylized"]
+        return painted
+
+
+class PictureEngine:
+    """An `Engine`: an artifact's graph in a runner."""
+
+    def __init__(self, runner: Runner, *, stride: int, in_flight: int = 1) -> None:
+        self._runner = runner
+        self._stride = stride
+        self.in_flight = in_flight
+        """How many batches may be submitted and not yet collected."""
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._runner.info
+
+    @property
+    def stride(self) -> int:
+        return self._stride
+
+    def __call__(self, frames: Batch) -> Batch:
+        return self.submit(frames).result()
+
+    def submit(self, frames: Batch, **inputs: npt.NDArray[Any]) -> PendingPicture:
+        """Begin to stylize; `result()` of what comes back waits for it.
+
+        Results may be collected in any order. Beyond `in_flight` batches, submitting waits for the oldest.
+
+        Args:
+            frames: (N, H, W, 3) uint8 RGB, which must not change until the result is there.
+            inputs: what a graph takes beside the frame, e.g. style=(1, K) float32 for an arbitrary style.
+        """
+        check_batch(frames, self._stride)
+        return PendingPicture(self._runner.start({"frame": np.ascontiguousarray(frames), **inputs}))
+
+    def warmup(self, height: int, width: int) -> None:
+        self._runner.prepare({"frame": (1, height, width, 3)})
+        self(np.zeros((1, height, width, 3), np.uint8))
+
+    def close(self) -> None:
+        self._runner.close()
 
 
 @dataclass(frozen=True)
 class Backend:
-    """A library on a kind of device. Its module has these two functions, plus `version() -> str`."""
+    """A library on a kind of device. Its module has these three functions, with the device as an argument."""
 
     library: Library
     device: Device
     module: str
     hardware: Literal["gpu", "cpu"]
 
-    def open(self, artifact: Artifact, options: EngineOptions) -> Engine:
+    def open(self, artifact: Artifact, options: EngineOptions) -> PictureEngine:
         """An engine that has been opened but not yet run.
 
         Raises:
-            EngineError: the library or the device is missing; the message says how to get it.
+            EngineError: the library, the device or the precision is missing; the message says how to get it.
         """
-        engine: Engine = self._module.open_engine(artifact, self.device, options)
-        return engine
+        runner = self.open_runner(artifact, artifact.read(), options)
+        return PictureEngine(runner, stride=artifact.metadata.stride, in_flight=options.in_flight)
+
+    def open_runner(self, artifact: Artifact, graph: bytes, options: EngineOptions) -> Runner:
+        """A runner of the artifact's graph or of one that was made from it."""
+        precision = choose_precision(artifact, options, self.precisions(options.index), where=str(self))
+        runner: Runner = self._module.open_runner(artifact, graph, self.device, precision, options)
+        return runner
 
     def precisions(self, index: int = 0) -> tuple[Precision, ...]:
         """Float precisions that the device computes in by its own hardware, fastest first.
@@ -120,6 +221,9 @@ class Backend:
         """Version of the library, without loading it; `EngineError` where it is not installed."""
         text: str = self._module.version()
         return text
+
+    def __str__(self) -> str:
+        return f"{self.library} on {self.device}"
 
     @property
     def _module(self) -> Any:
@@ -140,8 +244,9 @@ def load_engine(
     precision: str = "auto",
     library: Library | None = None,
     threads: int = 0,
+    in_flight: int = 1,
     on_choice: Callable[[str], None] = lambda line: None,
-) -> Engine:
+) -> PictureEngine:
     """A style, ready to paint.
 
     Args:
@@ -151,6 +256,7 @@ def load_engine(
         precision: one of `PrecisionChoice`; a precision that is named is used or is an error.
         library: narrows the choice to one library.
         threads: threads of a CPU engine; 0 for the library's own choice.
+        in_flight: batches that `submit` works on at once: 1 for the least delay, more for the most frames a second.
         on_choice: gets one line that names what was chosen and why.
 
     Raises:
@@ -161,15 +267,29 @@ def load_engine(
     wanted = parse_precision(precision)
     if library is not None and library not in get_args(Library):
         raise ValueError(f"library must be one of {', '.join(get_args(Library))}, got {library!r}")
+    if threads < 0 or in_flight < 1:
+        raise ValueError(f"threads must be 0 or more and in_flight 1 or more, got {threads} and {in_flight}")
     if not isinstance(artifact, Artifact):
         artifact = load_artifact(artifact)
-    options = EngineOptions(index=index, precision=wanted, threads=threads)
-    candidates = [
-        backend for backend in BACKENDS if kind in ("auto", backend.device) and library in (None, backend.library)
-    ]
+    options = EngineOptions(index=index, precision=wanted, threads=threads, in_flight=in_flight)
+    candidates = [b for b in BACKENDS if kind in ("auto", b.device) and library in (None, b.library)]
     if not candidates:
         raise EngineError(f"device and library must go together, got {device!r} and {library!r}")
     return _choose(candidates, artifact, options, compare=kind == "auto", on_choice=on_choice)
+
+
+def choose_precision(artifact: Artifact, options: EngineOptions, able: Sequence[Precision], *, where: str) -> Precision:
+    """The precision to compute in: exactly the one asked for, or the fastest that passed the artifact's parity gate."""
+    if artifact.metadata.precision == "int8":
+        if options.precision not in ("auto", "int8"):
+            raise EngineError(f"precision must be int8 for {artifact.path}, got {options.precision}")
+        return "int8"
+    if options.precision == "auto":
+        failed = {p.precision for p in artifact.metadata.parity if p.psnr_db < PSNR_FLOOR_DB[p.precision]}
+        return next((precision for precision in able if precision not in failed), "fp32")
+    if options.precision not in able:
+        raise EngineError(f"precision must be {' or '.join(able)} with {where}, got {options.precision}")
+    return options.precision
 
 
 def proof_candidates() -> list[Candidate]:
@@ -179,14 +299,16 @@ def proof_candidates() -> list[Candidate]:
         try:
             candidates += [_proof_candidate(backend, precision) for precision in backend.precisions()]
         except EngineError as exc:
-            logger.info("no parity check with %s on %s: %s", backend.library, backend.device, exc)
+            logger.info("no parity check with %s: %s", backend, exc)
     return candidates
 
 
 def _proof_candidate(backend: Backend, precision: Precision) -> Candidate:
     @contextmanager
     def opened(artifact: Artifact) -> Iterator[Paint]:
-        engine = backend.open(artifact, EngineOptions(precision=precision))
+        # A quantised artifact has one precision, whatever the device's float precisions are.
+        wanted: PrecisionChoice = "auto" if artifact.metadata.precision == "int8" else precision
+        engine = backend.open(artifact, EngineOptions(precision=wanted))
         try:
             yield lambda picture: engine(picture[np.newaxis])[0]
         finally:
@@ -221,14 +343,6 @@ def check_batch(frames: Batch, stride: int) -> None:
         raise ValueError(f"height and width must be positive multiples of {stride}, got {frames.shape[1:3]}")
 
 
-def installed_version(*distributions: str, mend: str) -> str:
-    """Version of the first of these packages that is installed."""
-    for name in distributions:
-        with suppress(PackageNotFoundError):
-            return package_version(name)
-    raise EngineError(f"{distributions[0]} must be installed: {mend}")
-
-
 def _choose(
     candidates: Sequence[Backend],
     artifact: Artifact,
@@ -236,39 +350,45 @@ def _choose(
     *,
     compare: bool,
     on_choice: Callable[[str], None],
-) -> Engine:
+) -> PictureEngine:
     """The first candidate that works or, to `compare`, the fastest of the first kind of hardware that works."""
-    best: Engine | None = None
-    best_ms = float("inf")
+    working: list[tuple[float, PictureEngine]] = []
     hardware = ""
     failures: list[str] = []
-    rejected: list[str] = []
     for backend in candidates:
-        if best is not None and (not compare or backend.hardware != hardware):
+        if working and (not compare or backend.hardware != hardware):
             break
         try:
             engine = backend.open(artifact, options)
-            taken_ms = one_inference_ms(engine)
-        except EngineError as exc:
-            failures.append(f"{backend.library} on {backend.device}: {exc}")
-            continue
-        if taken_ms < best_ms:
-            engine, best, best_ms = best, engine, taken_ms  # type: ignore[assignment]
+            working.append((one_inference_ms(engine), engine))
             hardware = backend.hardware
-        if engine is not None:
-            rejected.append(str(engine.info))
-            engine.close()
-    if best is None:
+        except EngineError as exc:
+            failures.append(f"{backend}: {exc}" if len(candidates) > 1 else str(exc))
+    if not working:
         raise EngineError("; ".join(failures))
-    line = f"{best.info}: {best_ms:.1f} ms for 640x360"
-    on_choice(line + (f", faster than {', '.join(rejected)}" if rejected else ""))
+    working.sort(key=lambda entry: entry[0])
+    (best_ms, best), *others = working
+    for _, engine in others:
+        engine.close()
+    comparison = ", ".join(f"{engine.info} {taken_ms:.1f} ms" for taken_ms, engine in others)
+    on_choice(f"{best.info}: {best_ms:.1f} ms for 640x360" + (f" ({comparison})" if others else ""))
     return best
 
 
 def one_inference_ms(engine: Engine, *, height: int = 360, width: int = 640) -> float:
-    """Milliseconds of one real inference after a warm-up, at a size that every stride up to 8 divides."""
+    """Milliseconds of one real inference after a first, at a size that every stride up to 8 divides."""
     frame = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
-    engine.warmup(height, width)
+    engine(frame)
     start = time.perf_counter()
     engine(frame)
     return (time.perf_counter() - start) * 1e3
+
+
+def missing(distribution: str, what: str, mend: str) -> EngineError:
+    """The error for a library that cannot be imported."""
+    return EngineError(f"{what} ({distribution}) must be installed: {mend}")
+
+
+def one_line(error: BaseException) -> str:
+    """A library's error text, fit for one line of ours."""
+    return " ".join(str(error).split())[:300]

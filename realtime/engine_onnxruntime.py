@@ -1,90 +1,225 @@
-"""ONNX Runtime: the common denominator of processors and graphics cards."""
+"""ONNX Runtime: the common denominator of processors and graphics cards, one execution provider per device."""
 
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
 from typing import Any
 
 import numpy as np
 
 from ..export.artifact import Artifact, Precision
-from .engine import Batch, Device, EngineInfo, EngineOptions, check_batch, installed_version
+from . import nvidia
+from .cache import cache_folder
+from .engine import Device, Done, EngineInfo, EngineOptions, Tensors, missing, one_line
 from .errors import EngineError
 
-_MEND = "pip install onnxruntime"
+_PROVIDERS: dict[str, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+}
+_MEND: dict[str, str] = {
+    "cpu": "pip install onnxruntime",
+    "cuda": "pip install 'impasto[gpu]'",
+    "tensorrt": "pip install 'impasto[gpu,tensorrt]'",
+    "directml": "pip install onnxruntime-directml",
+    "coreml": "pip install onnxruntime",
+}
+_DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime-directml", "onnxruntime")
 
 
-def open_engine(artifact: Artifact, device: Device, options: EngineOptions) -> "OnnxRuntimeEngine":
-    """An engine with the execution provider that belongs to the device."""
-    return OnnxRuntimeEngine(artifact, device, options)
+def open_runner(
+    artifact: Artifact, graph: bytes, device: Device, precision: Precision, options: EngineOptions
+) -> "OnnxRuntimeRunner":
+    """A graph in a session whose first provider is the device's; there is no fallback to another."""
+    if precision == "fp16":
+        from ..export.half import to_half
+
+        graph = to_half(graph)
+    return OnnxRuntimeRunner(graph, device, precision, options)
 
 
 def precisions(device: Device, index: int = 0) -> tuple[Precision, ...]:
     """See `engine.Backend.precisions`."""
-    _library()
-    return ("fp32",)
+    _check_provider(_library(device), device)
+    return ("fp16", "fp32") if device in ("cuda", "tensorrt", "directml") else ("fp32",)
 
 
 def version() -> str:
     """Version of the installed package."""
-    return installed_version("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", mend=_MEND)
+    for name in _DISTRIBUTIONS:
+        try:
+            return package_version(name)
+        except PackageNotFoundError:
+            continue
+    raise missing("onnxruntime", "ONNX Runtime", _MEND["cpu"])
 
 
-class OnnxRuntimeEngine:
-    """An artifact in an ONNX Runtime session on the CPU."""
+class OnnxRuntimeRunner:
+    """A graph in an ONNX Runtime session."""
 
-    def __init__(self, artifact: Artifact, device: Device, options: EngineOptions) -> None:
-        onnxruntime = _library()
-        precision = _precision(artifact, options)
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3
-        if options.threads:
-            settings.intra_op_num_threads = options.threads
+    def __init__(self, graph: bytes, device: Device, precision: Precision, options: EngineOptions) -> None:
+        onnxruntime = _library(device)
+        _check_provider(onnxruntime, device)
+        provider = _PROVIDERS[device]
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                artifact.read(), settings, providers=["CPUExecutionProvider"]
+                graph,
+                _session_options(onnxruntime, device, options),
+                providers=[(provider, _provider_options(device, options))],
+                enable_fallback=0,
             )
         except Exception as exc:  # its exception classes share no base but Exception
-            raise EngineError(f"ONNX Runtime must be able to run {artifact.path}: {_one_line(exc)}") from exc
-        self._info = EngineInfo("onnxruntime", "CPU", precision)
-        self._stride = artifact.metadata.stride
+            raise EngineError(f"ONNX Runtime must be able to run the graph on {device}: {_why(device, exc)}") from exc
+        # A provider may be listed and still not load; the session then runs on the processor without a word.
+        if provider not in self._session.get_providers():
+            self._session = None
+            raise EngineError(f"{provider} must load, but it does not: {_why(device, None)}")
+        name = "CPU" if device == "cpu" else f"{device.upper()}:{options.index}"
+        self.info = EngineInfo("onnxruntime", name, precision)
+        self._bound = _Bound(onnxruntime, self._session, options.index) if device in ("cuda", "tensorrt") else None
 
-    @property
-    def info(self) -> EngineInfo:
-        return self._info
-
-    @property
-    def stride(self) -> int:
-        return self._stride
-
-    def __call__(self, frames: Batch) -> Batch:
-        check_batch(frames, self._stride)
+    def start(self, inputs: Tensors) -> Done:
+        if self._session is None:
+            raise EngineError("the engine must not be used after it was closed")
         try:
-            (painted,) = self._session.run(None, {"frame": np.ascontiguousarray(frames)})
+            if self._bound is not None:
+                return Done(self._bound.run(inputs))
+            names = [output.name for output in self._session.get_outputs()]
+            return Done(dict(zip(names, self._session.run(names, dict(inputs)), strict=True)))
         except Exception as exc:
-            raise EngineError(f"ONNX Runtime failed on {frames.shape}: {_one_line(exc)}") from exc
-        result: Batch = painted
-        return result
+            shapes = {name: array.shape for name, array in inputs.items()}
+            raise EngineError(f"ONNX Runtime failed on {shapes}: {one_line(exc)}") from exc
 
-    def warmup(self, height: int, width: int) -> None:
-        self(np.zeros((1, height, width, 3), np.uint8))
+    def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Nothing to do: sessions take any size."""
 
     def close(self) -> None:
-        self._session = None
+        self._session = self._bound = None
 
 
-def _library() -> Any:
+class _Bound:
+    """Inputs and outputs in device memory, allocated once per size: one copy in, one copy out."""
+
+    def __init__(self, onnxruntime: Any, session: Any, index: int) -> None:
+        self._ort, self._session, self._index = onnxruntime, session, index
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._inputs: dict[str, Any] = {}
+        self._painted: Any = None
+        self._binding: Any = None
+
+    def run(self, inputs: Tensors) -> Tensors:
+        shapes = {name: array.shape for name, array in inputs.items()}
+        if shapes != self._shapes:
+            self._bind(inputs)
+            self._shapes = shapes
+        for name, array in inputs.items():
+            self._inputs[name].update_inplace(array)
+        self._session.run_with_iobinding(self._binding)
+        outputs = zip(self._session.get_outputs(), self._binding.get_outputs(), strict=True)
+        return {output.name: value.numpy() for output, value in outputs}
+
+    def _bind(self, inputs: Tensors) -> None:
+        self._binding = self._session.io_binding()
+        for name, array in inputs.items():
+            self._inputs[name] = self._ort.OrtValue.ortvalue_from_shape_and_type(
+                array.shape, array.dtype, "cuda", self._index
+            )
+            self._binding.bind_ortvalue_input(name, self._inputs[name])
+        for output in self._session.get_outputs():
+            if output.name == "stylized":
+                self._painted = self._ort.OrtValue.ortvalue_from_shape_and_type(
+                    inputs["frame"].shape, np.uint8, "cuda", self._index
+                )
+                self._binding.bind_ortvalue_output(output.name, self._painted)
+            else:
+                self._binding.bind_output(output.name, "cuda", self._index)
+
+
+def _library(device: Device) -> Any:
     try:
         import onnxruntime
     except ImportError as exc:
-        raise EngineError(f"ONNX Runtime must be installed: {_MEND}") from exc
+        raise missing("onnxruntime", "ONNX Runtime", _MEND[device]) from exc
+    if not hasattr(onnxruntime, "InferenceSession"):  # what is left when one of two packages is uninstalled
+        raise EngineError(f"ONNX Runtime must be whole, but its files are gone: {_reinstall(_MEND[device])}")
+    if device in ("cuda", "tensorrt") and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # finds CUDA and cuDNN in the nvidia-* packages, without LD_LIBRARY_PATH
     return onnxruntime
 
 
-def _precision(artifact: Artifact, options: EngineOptions) -> Precision:
-    """ONNX Runtime's CPU kernels compute these graphs in fp32, or in int8 where the graph says so."""
-    own: Precision = artifact.metadata.precision if artifact.metadata.precision == "int8" else "fp32"
-    if options.precision not in ("auto", own):
-        raise EngineError(f"precision must be {own} for {artifact.path} in ONNX Runtime, got {options.precision}")
-    return own
+def installed_distributions() -> list[str]:
+    """Which of the packages that share the name `onnxruntime` are installed."""
+    found = []
+    for name in _DISTRIBUTIONS:
+        try:
+            package_version(name)
+        except PackageNotFoundError:
+            continue
+        found.append(name)
+    return found
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+def _check_provider(onnxruntime: Any, device: Device) -> None:
+    available = onnxruntime.get_available_providers()
+    if _PROVIDERS[device] in available:
+        return
+    distributions = installed_distributions()
+    if len(distributions) > 1:
+        raise EngineError(
+            f"{' and '.join(distributions)} must not both be installed, they overwrite one another and "
+            f"{_PROVIDERS[device]} is gone: {_reinstall(_MEND[device])}"
+        )
+    raise EngineError(
+        f"{_PROVIDERS[device]} must be in ONNX Runtime, got {', '.join(available)}: {_reinstall(_MEND[device])}"
+    )
+
+
+def _reinstall(mend: str) -> str:
+    return f"pip uninstall -y {' '.join(_DISTRIBUTIONS)} && {mend}"
+
+
+def _session_options(onnxruntime: Any, device: Device, options: EngineOptions) -> Any:
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 4  # what matters comes as an exception
+    if options.threads:
+        settings.intra_op_num_threads = options.threads
+    if device == "directml":  # DirectML requires both
+        settings.enable_mem_pattern = False
+        settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    return settings
+
+
+def _provider_options(device: Device, options: EngineOptions) -> dict[str, Any]:
+    if device == "cuda":
+        # TF32 off: its 10 bits of mantissa are fp16's, and whoever asks for fp32 wants more.
+        return {
+            "device_id": options.index,
+            "cudnn_conv_algo_search": "EXHAUSTIVE",
+            "cudnn_conv_use_max_workspace": "1",
+            "use_tf32": "0",
+        }
+    if device == "tensorrt":
+        folder = str(cache_folder("onnxruntime-tensorrt"))
+        return {
+            "device_id": options.index,
+            "trt_engine_cache_enable": True,
+            "trt_engine_cache_path": folder,
+            "trt_timing_cache_enable": True,
+            "trt_timing_cache_path": folder,
+        }
+    if device == "directml":
+        return {"device_id": options.index}
+    if device == "coreml":
+        return {"ModelFormat": "MLProgram", "MLComputeUnits": "ALL"}
+    return {}
+
+
+def _why(device: Device, error: BaseException | None) -> str:
+    """What is missing, as far as it can be known, and the command that mends it."""
+    text = one_line(error) if error is not None else "a library that it needs is missing"
+    if device in ("cuda", "tensorrt"):
+        return f"{text}. {nvidia.diagnosis()}: {_MEND[device]}"
+    return text
