@@ -117,9 +117,9 @@ def main() -> None:
 
 
 def _fault_of(exc: Exception, live: bool) -> CaptureFault:
-    code = exc.errno if isinstance(exc, OSError) else None
-    detail = (exc.strerror or "") if isinstance(exc, OSError) else str(exc)
-    return CaptureFault(fault_of_errno(code, was_live=live), detail.lower())
+    # FFmpeg's errors carry a code whichever built-in they derive from.
+    code, words = getattr(exc, "errno", None), getattr(exc, "strerror", None)
+    return CaptureFault(fault_of_errno(code, was_live=live), (words or str(exc)).lower())
 
 
 def _open(request: CaptureRequest) -> tuple[dict[str, object], Pictures]:

@@ -1,0 +1,215 @@
+"""Cameras: naming, choosing a mode, reading one that is not there (a preloaded shim), and its ways to fail."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from impasto.realtime.camera import CameraMode, CaptureFault, choose_mode, fault_of_errno, parse_input
+from impasto.realtime.capture import CameraFeed
+from impasto.realtime.errors import SourceError
+from impasto.realtime.frame import Frame
+
+from .live_helpers import build_shim, wait_until
+
+COLOURS = [(220, 20, 60), (255, 255, 255), (0, 0, 0), (20, 200, 40), (30, 60, 220), (128, 128, 128), (250, 220, 0)]
+
+
+def mode(text: str) -> CameraMode:
+    pixel_format, size, rate = text.split()
+    width, height = size.split("x")
+    return CameraMode(pixel_format, int(width), int(height), Fraction(rate))
+
+
+LAPTOP = [mode(m) for m in ("YUYV 640x480 30", "YUYV 1280x720 10", "MJPG 640x480 30", "MJPG 1280x720 30")]
+
+
+@pytest.mark.parametrize(
+    ("modes", "wish", "chosen"),
+    [
+        (LAPTOP, {}, "MJPG 1280x720 30"),  # raw 720p is slow
+        (LAPTOP, {"size": (480, 640)}, "YUYV 640x480 30"),  # raw is fast enough and sharper
+        (LAPTOP, {"size": (480, 640), "pixel_format": "mjpeg"}, "MJPG 640x480 30"),
+        (LAPTOP, {"size": (720, 1280), "pixel_format": "yuyv422", "frame_rate": 10}, "YUYV 1280x720 10"),
+        (LAPTOP, {"size": (1080, 1920)}, None),
+        (LAPTOP, {"frame_rate": 60}, None),
+        ([mode("YUYV 160x120 30"), mode("YUYV 2592x1944 2")], {}, "YUYV 160x120 30"),  # 2 frames/s is no video
+        ([mode("YUYV 1920x1080 60"), mode("MJPG 1920x1080 60")], {}, "MJPG 1920x1080 60"),
+        ([], {}, None),
+    ],
+)
+def test_the_mode_that_fits(modes: list[CameraMode], wish: dict[str, object], chosen: str | None) -> None:
+    assert choose_mode(modes, **wish) == (mode(chosen) if chosen else None)
+
+
+def test_what_a_name_means(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.touch()
+    assert parse_input("test").kind == "lavfi"
+    assert parse_input("lavfi:mandelbrot").address == "mandelbrot"
+    assert parse_input("screen").kind == "screen"
+    assert parse_input(str(clip)).kind == "file"
+    url = parse_input("rtsp://me:secret@host/cam")
+    assert (url.kind, url.label) == ("url", "rtsp://host/cam")
+    with pytest.raises(SourceError, match="source must be a camera's number"):
+        parse_input("no such thing")
+
+
+def test_a_camera_that_is_not_there_is_told_with_those_that_are() -> None:
+    with pytest.raises(SourceError, match="camera must be one of this machine's .*, got 77"):
+        parse_input("77")
+
+
+def test_every_fault_says_what_to_do() -> None:
+    seen = {CaptureFault(fault_of_errno(code, was_live=False)).sentence("camera 0") for code in (2, 13, 16, 22, 110)}
+    assert len(seen) == 5  # absent, denied, busy, wrong mode and frozen are told apart
+    assert fault_of_errno(19, was_live=True) == "unplugged"
+    assert fault_of_errno(19, was_live=False) == "absent"
+
+
+def test_a_file_plays_as_a_camera_for_ever(make_clip) -> None:
+    clip = make_clip()  # 12 pictures, 25 a second
+    frames: list[Frame] = []
+    feed = CameraFeed(parse_input(str(clip)))
+    info = feed.wait_live()
+    feed.start(frames.append)
+    started = time.monotonic()
+    wait_until(lambda: len(frames) >= 25)
+    took = time.monotonic() - started
+    feed.close()
+    assert (info.width, info.height) == (frames[0].data.shape[1], frames[0].data.shape[0])
+    assert 0.7 < took < 2.0  # at its own speed, twice round
+    ages = [time.monotonic() - float(frame.pts) for frame in frames[-1:]]
+    assert ages[0] < 1.0
+
+
+def test_a_killed_reader_is_started_again() -> None:
+    feed = CameraFeed(parse_input("lavfi:testsrc2=size=160x96:rate=30"))
+    feed.wait_live()
+    feed._process._process.kill()
+    wait_until(lambda: feed.status.state == "lost")
+    assert "crashed" in feed.status.message
+    wait_until(lambda: feed.status.state == "live")
+    feed.close()
+    assert feed.status.state == "closed"
+
+
+# With the shim, in a process of its own
+
+READ = """
+import json, sys, threading, time
+from pathlib import Path
+from impasto.realtime.camera import list_cameras, parse_input
+from impasto.realtime.capture import CameraFeed
+from impasto.realtime.errors import SourceError
+
+fault, options, script = Path(sys.argv[1]) / "fault", json.loads(sys.argv[2]), json.loads(sys.argv[3])
+out = {"cameras": [[c.name, [str(m) for m in c.modes]] for c in list_cameras()], "states": [], "frames": 0}
+started, frames = time.monotonic(), []
+feed = CameraFeed(parse_input("0", **options), on_status=lambda s: out["states"].append(
+    [round(time.monotonic() - started, 2), s.state, s.message]))
+try:
+    out["info"] = str(feed.wait_live())
+    feed.start(frames.append)
+    for what, until, seconds in script:
+        fault.write_text(what)
+        end = time.monotonic() + seconds
+        while feed.status.state != until and time.monotonic() < end:
+            time.sleep(0.01)
+    time.sleep(0.3)
+except SourceError as exc:
+    out["error"] = str(exc)
+feed.close()
+if frames:
+    last = frames[-1].data
+    out["shape"] = last.shape
+    out["colours"] = [last[last.shape[0] // 2, int((i + 0.5) * last.shape[1] / 8)].tolist() for i in range(7)]
+    out["age"] = min(time.monotonic() - float(f.pts) for f in frames[-3:])
+out["frames"], out["closed"] = len(frames), time.monotonic() - started
+print(json.dumps(out))
+"""
+
+
+@pytest.fixture(scope="module")
+def fake_camera(tmp_path_factory: pytest.TempPathFactory):
+    """read(fault="", script=[], **options): what a program sees of the camera in the shim."""
+    folder = tmp_path_factory.mktemp("fakecam")
+    shim = build_shim("fakecam", folder)
+    bars = np.zeros((480, 640, 3), np.uint8)
+    for i, colour in enumerate(COLOURS):
+        bars[:, i * 80 : (i + 1) * 80] = colour
+    (folder / "frames.yuyv").write_bytes(yuyv(bars))
+    cv2.imwrite(str(folder / "frame.jpg"), cv2.resize(bars, (1280, 720))[..., ::-1])
+
+    def read(*, fault: str = "", script: list[list[object]] | None = None, mjpeg: bool = False, **options: object):
+        (folder / "fault").write_text(fault)
+        environment = os.environ | {
+            "LD_PRELOAD": str(shim), "FAKECAM_DIR": str(folder), "FAKECAM_MJPEG": "1" if mjpeg else "0",
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", READ, str(folder), json.dumps(options), json.dumps(script or [])],
+            env=environment, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return read
+
+
+def yuyv(picture: np.ndarray) -> bytes:
+    """BT.601, limited range, two pixels to four bytes."""
+    ycc = cv2.cvtColor(picture, cv2.COLOR_RGB2YCrCb).astype(float)
+    packed = np.empty((*picture.shape[:2], 2))
+    packed[..., 0] = 16 + ycc[..., 0] * 219 / 255
+    packed[:, 0::2, 1] = 128 + (ycc[:, 0::2, 2] - 128) * 224 / 255
+    packed[:, 1::2, 1] = 128 + (ycc[:, 0::2, 1] - 128) * 224 / 255
+    return np.round(packed).astype(np.uint8).tobytes()
+
+
+@pytest.mark.parametrize("backend", ["pyav", "opencv"])
+def test_a_camera_is_listed_and_read_in_its_colours(fake_camera, backend: str) -> None:
+    seen = fake_camera(backend=backend, script=[["", "never", 0.3]])
+    assert seen["cameras"] == [["Fake Camera", ["640x480 30 fps YUYV"]]]
+    assert seen["shape"] == [480, 640, 3]
+    assert np.abs(np.array(seen["colours"]) - COLOURS).max() <= 2
+    assert seen["age"] < 0.5
+
+
+def test_mjpeg_is_chosen_where_it_is_larger(fake_camera) -> None:
+    seen = fake_camera(mjpeg=True, script=[["", "never", 0.3]])
+    assert "1280x720 30 fps mjpeg" in seen["info"]
+    assert np.abs(np.array(seen["colours"]).astype(int) - COLOURS).max() <= 4  # JPEG
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("busy", "in use by another program"), ("denied", "may not be opened"), ("format", "does not offer this size")],
+)
+def test_a_camera_that_does_not_open_says_why(fake_camera, fault: str, words: str) -> None:
+    seen = fake_camera(fault=fault, backend="pyav")
+    assert words in seen["error"]
+    assert seen["closed"] < 8
+
+
+def test_an_unplugged_camera_comes_back(fake_camera) -> None:
+    seen = fake_camera(script=[["", "never", 0.3], ["unplug", "lost", 3], ["", "live", 6]])
+    states = [state for _, state, _ in seen["states"]]
+    assert states[:4] == ["opening", "live", "lost", "opening"]
+    assert states[-2:] == ["live", "closed"]
+    assert "was unplugged" in seen["states"][2][2]
+
+
+def test_a_frozen_camera_is_noticed_and_does_not_hang_the_program(fake_camera) -> None:
+    seen = fake_camera(script=[["", "never", 0.3], ["freeze", "stalled", 3], ["freeze", "lost", 4]])
+    (stalled,) = [when for when, state, _ in seen["states"] if state == "stalled"]
+    (lost,) = [(when, message) for when, state, message in seen["states"] if state == "lost"]
+    assert lost[0] - stalled < 2.6
+    assert "open but sends no pictures" in lost[1]
+    assert seen["closed"] - lost[0] < 2.0

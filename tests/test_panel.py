@@ -1,0 +1,454 @@
+"""The panel: who may do what (the attack list), the interface, slow viewers, and a real browser."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+aiohttp = pytest.importorskip("aiohttp")
+
+from impasto.realtime.live import LiveSession  # noqa: E402
+from impasto.realtime.live_controls import LiveControls  # noqa: E402
+from impasto.realtime.live_output import LiveOutput  # noqa: E402
+from impasto.realtime.live_settings import LiveSettings  # noqa: E402
+from impasto.realtime.live_styles import StyleShelf  # noqa: E402
+from impasto.realtime.panel import MOST_CONNECTIONS, Panel  # noqa: E402
+from impasto.realtime.panel_guard import (  # noqa: E402
+    Asked,
+    PanelGuard,
+    Refused,
+    allowed_hosts,
+    kept_token,
+)
+
+from .live_helpers import CAMERA_VALUE, FakeEngine, FakeFeed, Gallery, wait_until  # noqa: E402
+
+CONTROL, VIEW = "control-token-0123456789", "view-token-0123456789ab"
+
+# The rules by themselves
+
+GUARD = PanelGuard(CONTROL, VIEW, allowed_hosts("127.0.0.1", 8420, ["studio.local"]))
+GOOD = {"host": "127.0.0.1:8420", "authorization": f"Bearer {CONTROL}"}
+
+
+def ask(method: str = "POST", *, need: str = "control", page: bool = False, query: str = "", **headers: str) -> int:
+    """The status that a request gets: 200 or the refusal's."""
+    named = {name.replace("_", "-"): value for name, value in headers.items() if value}
+    try:
+        GUARD.check(Asked(method, named, query_token=query, takes_query_token=page), need=need)
+    except Refused as exc:
+        return exc.status
+    return 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example:8420", "127.0.0.1.evil.com:8420", "127.0.0.1", "127.0.0.1:80", "127.0.0.1:84200", "localhost", "",
+     "127.0.0.1:8420.evil.com", "evil.com#127.0.0.1:8420", "[::]:8420", "2130706433:8420", "localhost.:8420",
+     "127.0.0.1:8420@evil.com", "0.0.0.0:8420"],
+)  # fmt: skip
+def test_a_foreign_host_is_refused(host: str) -> None:
+    assert ask(**(GOOD | {"host": host})) == 403
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:8420", "localhost:8420", "LOCALHOST:8420", "[::1]:8420", "studio.local:8420"]
+)
+def test_our_own_names_are_let_in(host: str) -> None:
+    assert ask(**(GOOD | {"host": host})) == 200
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [("origin", "http://evil.example"), ("origin", "null"), ("origin", "http://127.0.0.1.evil.com:8420"),
+     ("origin", "http://127.0.0.1:9999"), ("origin", "http://localhost:8420"), ("origin", "file://"),
+     ("sec_fetch_site", "cross-site"), ("sec_fetch_site", "same-site")],
+)  # fmt: skip
+def test_another_site_is_refused_whatever_token_it_has(header: str, value: str) -> None:
+    assert ask(**(GOOD | {header: value})) == 403
+    assert ask("GET", **(GOOD | {header: value})) == 403
+
+
+def test_a_link_opens_the_page_and_nothing_else() -> None:
+    followed = {"host": "127.0.0.1:8420", "sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
+    assert ask("GET", page=True, query=CONTROL, sec_fetch_dest="document", **followed) == 200
+    assert ask("GET", page=True, query=CONTROL, sec_fetch_dest="iframe", **followed) == 403
+    assert ask("POST", page=True, query=CONTROL, sec_fetch_dest="document", **followed) == 403
+    assert ask("GET", page=False, query=CONTROL, sec_fetch_dest="document", **followed) == 403
+
+
+def test_tokens() -> None:
+    host = {"host": "127.0.0.1:8420"}
+    assert ask(**host) == 401
+    assert ask(**host, authorization="Bearer wrong") == 401
+    assert ask(**host, authorization="Bearer ") == 401
+    assert ask(**host, authorization=f"Bearer {VIEW}") == 403
+    assert ask("GET", need="view", **host, authorization=f"Bearer {VIEW}") == 200
+    assert ask("GET", need="view", page=True, query=VIEW, **host) == 200
+    assert ask("GET", query=CONTROL, **host) == 401  # the address is no place for it elsewhere
+    assert ask("POST", page=True, query=CONTROL, **host) == 401
+
+
+def test_the_kept_token_is_private_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "view-token"
+    token = kept_token(path)
+    assert kept_token(path) == token
+    assert path.stat().st_mode & 0o077 == 0
+    path.write_text("short\n")
+    assert len(kept_token(path)) == 22
+
+
+# A running panel
+
+MARK = SimpleNamespace(plus={"calm": 30, "storm": 160})
+
+
+@pytest.fixture(scope="module")
+def shelf_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("styles")
+
+
+@pytest.fixture
+def run(tmp_path: Path, make_artifact, identity_model, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """A session with two styles and its panel on a free port."""
+    styles = tmp_path / "styles"
+    styles.mkdir()
+    monkeypatch.setenv("IMPASTO_STYLES", str(styles))
+    monkeypatch.setenv("IMPASTO_CONFIG", str(tmp_path / "config"))
+    for name in MARK.plus:
+        make_artifact(identity_model, name=name).path.rename(styles / f"{name}.fast.onnx")
+    engines: list[FakeEngine] = []
+
+    def load(artifact) -> FakeEngine:
+        engines.append(FakeEngine(plus=MARK.plus.get(artifact.metadata.name, 90)))
+        return engines[-1]
+
+    shelf = StyleShelf(load=load)
+    feed = FakeFeed(size=(180, 320))
+    session = LiveSession(feed, shelf.open, settings=LiveSettings("calm", crossfade_seconds=0.0), size=(180, 320))
+    recordings: list[Gallery] = []
+
+    def open_recording(path: Path) -> LiveOutput:
+        recordings.append(Gallery())
+        return recordings[-1].output("recording")
+
+    quit_asked = threading.Event()
+    controls = LiveControls(
+        session, shelf, folder=tmp_path / "out", open_recording=open_recording,
+        open_feed=lambda name: FakeFeed(size=(180, 320)), camera="0", on_event=lambda line: None,
+        on_quit=quit_asked.set,
+    )  # fmt: skip
+    panel = Panel(lambda port: PanelGuard(CONTROL, VIEW, allowed_hosts("127.0.0.1", port)), address="127.0.0.1", port=0)
+    with panel:
+        session.add_output(panel.hub)
+        with session:
+            panel.attach(controls)
+            yield SimpleNamespace(
+                panel=panel, session=session, controls=controls, feed=feed, engines=engines, styles=styles,
+                base=f"http://127.0.0.1:{panel.port}", tmp=tmp_path, recordings=recordings, quit=quit_asked,
+            )  # fmt: skip
+
+
+def fetch(run: SimpleNamespace, method: str, path: str, **options: object) -> SimpleNamespace:
+    """One request, as a program with the control token unless `headers` say otherwise."""
+    headers = {"Authorization": f"Bearer {CONTROL}"} | dict(options.pop("headers", {}))
+
+    async def go() -> SimpleNamespace:
+        async with aiohttp.ClientSession() as client:
+            async with client.request(
+                method,
+                run.base + path,
+                headers={k: v for k, v in headers.items() if v},
+                allow_redirects=False,
+                **options,
+            ) as answer:
+                body = await answer.read()
+        parsed = json.loads(body) if answer.content_type == "application/json" else None
+        return SimpleNamespace(status=answer.status, headers=answer.headers, body=body, json=parsed)
+
+    return asyncio.run(go())
+
+
+def test_the_attacks_on_a_running_panel(run: SimpleNamespace) -> None:
+    before = run.session.settings
+    change = {"json": {"strength": 0.1}}
+    attacks = [
+        ("POST", "/api/settings", {"headers": {"Host": "evil.example"}} | change, 403),
+        ("POST", "/api/settings", {"headers": {"Host": f"127.0.0.1.evil.com:{run.panel.port}"}} | change, 403),
+        ("POST", "/api/settings", {"headers": {"Origin": "http://evil.example"}} | change, 403),
+        ("POST", "/api/settings", {"headers": {"Sec-Fetch-Site": "cross-site"}} | change, 403),
+        ("POST", "/api/settings", {"headers": {"Authorization": ""}} | change, 401),
+        ("POST", "/api/settings", {"headers": {"Authorization": f"Bearer {VIEW}"}} | change, 403),
+        ("POST", f"/api/settings?token={CONTROL}", {"headers": {"Authorization": ""}} | change, 401),
+        ("POST", "/api/settings", {"data": {"strength": "0.1"}}, 415),  # what an HTML form can send
+        ("POST", "/api/settings", {"data": b"not json", "headers": {"Content-Type": "application/json"}}, 400),
+        ("POST", "/api/settings", {"data": b"[" * 50_000, "headers": {"Content-Type": "application/json"}}, 400),
+        ("POST", "/api/settings", {"data": b" " * 70_000, "headers": {"Content-Type": "application/json"}}, 413),
+        ("POST", "/api/settings", {"json": {"style": "../../etc/passwd"}}, 400),
+        ("POST", "/api/settings", {"json": {"__class__": 1}}, 400),
+        ("POST", "/api/camera", {"json": {"id": "/etc/passwd"}}, 400),
+        ("POST", "/api/camera", {"json": {"id": "http://169.254.169.254/"}}, 400),
+        ("POST", "/api/camera", {"json": {"id": "lavfi:movie=/etc/passwd"}}, 400),
+        ("POST", "/api/presets", {"json": {"action": "save", "name": "../../evil"}}, 400),
+        ("POST", "/api/presets", {"json": {"action": "load", "name": "..%2f..%2fevil"}}, 400),
+        ("POST", "/api/record", {"json": {"on": True, "path": 5} | {"on": "yes"}}, 400),
+        ("GET", "/api/settings", {}, 405),
+        ("GET", "/api/record", {}, 405),
+        ("GET", "/api/styles/..%2f..%2f..%2fetc%2fpasswd/preview", {}, 404),
+        ("GET", "/api/styles/%2e%2e/preview", {}, 404),
+        ("GET", "/../../../etc/passwd", {}, 404),
+        ("GET", "/panel.py", {}, 404),
+        ("OPTIONS", "/api/settings", {"headers": {"Origin": "http://evil.example"}}, 403),
+        ("GET", "/output", {"headers": {"Authorization": ""}}, 401),
+        ("GET", "/output.mjpeg", {"headers": {"Authorization": "", "Sec-Fetch-Site": "cross-site"}}, 403),
+    ]
+    for method, path, options, status in attacks:
+        answer = fetch(run, method, path, **options)
+        assert answer.status == status, (method, path, options, answer.status, answer.body[:200])
+        assert "Access-Control-Allow-Origin" not in answer.headers
+    assert run.session.settings == before
+    assert list(run.styles.iterdir()).__len__() == 2
+
+
+def test_a_socket_from_another_site_is_refused(run: SimpleNamespace) -> None:
+    async def status(**headers: str) -> int:
+        async with aiohttp.ClientSession() as client:
+            try:
+                async with client.ws_connect(run.base + "/api/live", headers=headers):
+                    return 101
+            except aiohttp.WSServerHandshakeError as exc:
+                return exc.status
+
+    good = {"Authorization": f"Bearer {CONTROL}"}
+    assert asyncio.run(status(**good)) == 101
+    assert asyncio.run(status(**good, Origin=run.base)) == 101
+    assert asyncio.run(status(**good, Origin="http://evil.example")) == 403
+    assert asyncio.run(status(**good, Host=f"evil.example:{run.panel.port}")) == 403
+    assert asyncio.run(status()) == 401
+    assert asyncio.run(status(Authorization=f"Bearer {VIEW}")) == 403
+
+
+def test_a_viewer_of_the_output_cannot_control(run: SimpleNamespace) -> None:
+    async def go() -> None:
+        async with aiohttp.ClientSession() as client:
+            async with client.ws_connect(f"{run.base}/output/live?token={VIEW}") as socket:
+                await socket.send_json({"set": {"strength": 0.0}, "key": "q", "view": "compare"})
+                picture = await socket.receive_bytes(timeout=5)
+                assert picture[:2] in (b"\0\0", b"\0\1")  # never the comparison
+                await asyncio.sleep(0.3)
+
+    asyncio.run(go())
+    assert run.session.settings.strength == 1.0
+    assert not run.quit.is_set()
+
+
+def test_the_page_and_its_headers(run: SimpleNamespace) -> None:
+    opened = fetch(run, "GET", f"/?token={CONTROL}", headers={"Authorization": ""})
+    assert opened.status == 303
+    cookie = opened.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    page = fetch(run, "GET", "/", headers={"Authorization": "", "Cookie": cookie.split(";")[0]})
+    assert page.status == 200
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    text = page.body.decode()
+    assert "{nonce}" not in text
+    assert not [line for line in text.splitlines() if ' style="' in line or " onclick=" in line]
+    for marker in ("https://", "//cdn", "@import"):  # one self-contained page
+        assert marker not in text.replace("http://www.w3.org", "")
+    for name in ("X-Content-Type-Options", "Cross-Origin-Resource-Policy", "Referrer-Policy", "Cache-Control"):
+        assert name in page.headers
+
+
+def test_uploads(run: SimpleNamespace, make_artifact, identity_model) -> None:
+    send = {"headers": {"Content-Type": "application/octet-stream"}}
+    good = make_artifact(identity_model, name="fresh").path.read_bytes()
+    added = fetch(run, "POST", "/api/styles", data=good, **send)
+    assert (added.status, added.json["name"]) == (200, "fresh")
+    assert (run.styles / "fresh.fast.onnx").read_bytes() == good
+    assert fetch(run, "POST", "/api/styles", data=good, **send).status == 200  # again: nothing new
+    other = make_artifact(identity_model, name="fresh", stride=4).path.read_bytes()
+    bad = [(other, 400), (b"", 400), (b"junk" * 1000, 400), (good[:-5], 400), (good[:200] + b"x" + good[201:], 400)]
+    for data, status in bad:
+        answer = fetch(run, "POST", "/api/styles", data=data, **send)
+        assert answer.status == status, answer.json
+        assert str(run.tmp) not in answer.json["error"]
+    assert fetch(run, "POST", "/api/styles", data=good).status in (200, 415)
+    assert fetch(run, "POST", "/api/styles", data={"file": good}).status == 415
+    assert sorted(p.name for p in run.styles.iterdir()) == ["calm.fast.onnx", "fresh.fast.onnx", "storm.fast.onnx"]
+
+
+def test_an_upload_that_is_too_large_is_cut_off(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("impasto.realtime.panel.MOST_UPLOAD_BYTES", 1 << 20)
+
+    async def endless():
+        for _ in range(64):
+            yield b"x" * 65536
+
+    send = {"headers": {"Content-Type": "application/octet-stream"}}
+    with contextlib.suppress(aiohttp.ClientError):  # the server may hang up in the middle
+        assert fetch(run, "POST", "/api/styles", data=endless(), **send).status == 413
+    assert fetch(run, "POST", "/api/styles", data=b"x" * (2 << 20), **send).status == 413
+    assert len(list(run.styles.iterdir())) == 2
+
+
+def test_the_interface_controls_the_run(run: SimpleNamespace) -> None:
+    wait_until(lambda: run.session.status.painting_style == "calm")
+    names = [style["name"] for style in fetch(run, "GET", "/api/styles").json["styles"]]
+    assert names == ["calm", "storm"]
+    assert fetch(run, "GET", "/api/styles/calm/preview").headers["Content-Type"] == "image/jpeg"
+    assert fetch(run, "POST", "/api/settings", json={"style": "storm", "strength": 0.5}).status == 200
+    wait_until(lambda: run.session.status.painting_style == "storm")
+    state = fetch(run, "GET", "/api/state").json
+    assert state["settings"]["strength"] == 0.5
+    assert state["camera"]["state"] == "live"
+    fetch(run, "POST", "/api/key", json={"key": "m"})
+    assert run.session.settings.mirror
+    fetch(run, "POST", "/api/presets", json={"action": "save", "name": "night"})
+    fetch(run, "POST", "/api/settings", json={"style": "calm", "mirror": False})
+    assert fetch(run, "POST", "/api/presets", json={"action": "load", "name": "night"}).json["settings"]["mirror"]
+    assert run.session.settings.style == "storm"
+    assert fetch(run, "POST", "/api/camera", json={"id": "test"}).status == 200
+    assert fetch(run, "POST", "/api/record", json={"on": True}).json["name"].endswith(".mp4")
+    wait_until(lambda: run.recordings and len(run.recordings[0].frames) > 3)
+    assert fetch(run, "POST", "/api/record", json={"on": False}).json["name"]
+    assert run.recordings[0].closed == 1
+    snapshot = fetch(run, "POST", "/api/snapshot", json={})
+    assert snapshot.body.startswith(b"\x89PNG")
+
+
+def mjpeg_url(run: SimpleNamespace) -> str:
+    return f"{run.base}/output.mjpeg?token={VIEW}"
+
+
+def test_opencv_reads_the_mjpeg_stream(run: SimpleNamespace) -> None:
+    cv2 = pytest.importorskip("cv2")
+    capture = cv2.VideoCapture(mjpeg_url(run), cv2.CAP_FFMPEG)
+    pictures = [capture.read()[1] for _ in range(30)]
+    capture.release()
+    painted = [p for p in pictures if p is not None and abs(int(p[90, 160, 1]) - CAMERA_VALUE - 30) <= 2]
+    assert len(painted) > 15
+    assert not [p for p in pictures if p is not None and abs(int(p[90, 160, 1]) - CAMERA_VALUE) <= 2]
+    wait_until(lambda: not run.panel.hub.watched())
+
+
+def test_readers_that_never_read_harm_nobody(run: SimpleNamespace) -> None:
+    stuck = []
+    for _ in range(2):
+        lazy = socket.create_connection(("127.0.0.1", run.panel.port))
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        lazy.sendall(f"GET /output.mjpeg?token={VIEW} HTTP/1.1\r\nHost: 127.0.0.1:{run.panel.port}\r\n\r\n".encode())
+        stuck.append(lazy)
+    rng = np.random.default_rng(0)
+    run.feed.picture = rng.integers(0, 90, (180, 320, 3)).astype(np.uint8)  # large JPEGs, so that buffers fill
+    wait_until(lambda: run.panel.hub.dropped > 20, 8.0)
+
+    async def read_some() -> int:
+        count = 0
+        async with aiohttp.ClientSession() as client:
+            async with client.get(mjpeg_url(run)) as answer:
+                end = time.monotonic() + 1.5
+                while time.monotonic() < end:
+                    count += (await answer.content.readuntil(b"--frame")).count(b"--frame")
+        return count
+
+    assert asyncio.run(read_some()) >= 30
+    for lazy in stuck:
+        lazy.close()
+
+
+def test_a_thousand_connections(run: SimpleNamespace) -> None:
+    flood = []
+    for _ in range(1000):
+        connection = socket.socket()
+        connection.setblocking(False)
+        connection.connect_ex(("127.0.0.1", run.panel.port))
+        flood.append(connection)
+    time.sleep(0.5)
+    assert run.panel._connections <= MOST_CONNECTIONS
+    painted = run.session.status.painted
+    time.sleep(0.2)
+    for connection in flood:
+        connection.close()
+    wait_until(lambda: run.panel._connections < 10)
+    assert fetch(run, "GET", "/api/state").status == 200
+    assert run.session.status.painted >= painted
+
+
+def test_pictures_wait_for_the_page(run: SimpleNamespace) -> None:
+    """Without acknowledgements two pictures come and no more; the newest comes after each acknowledgement."""
+
+    async def go() -> list[float]:
+        ages = []
+        async with aiohttp.ClientSession() as client:
+            async with client.ws_connect(f"{run.base}/output/live?token={VIEW}") as socket:
+                await socket.receive_bytes(timeout=5)
+                await socket.receive_bytes(timeout=5)
+                with pytest.raises(asyncio.TimeoutError):
+                    await socket.receive_bytes(timeout=0.5)
+                for _ in range(10):
+                    await socket.send_json({"ack": True})
+                    asked = time.monotonic()
+                    await socket.receive_bytes(timeout=5)
+                    ages.append(time.monotonic() - asked)
+                    await asyncio.sleep(0.1)
+        return ages
+
+    assert max(asyncio.run(go())) < 0.2
+
+
+# A real browser
+
+
+def test_a_browser_paints_switches_and_drags(run: SimpleNamespace, tmp_path: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    import shutil
+
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium on this machine")
+    middle = "() => [...document.getElementById('picture').getContext('2d').getImageData(160, 90, 1, 1).data]"
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        page = browser.new_page()
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.goto(run.panel.control_url)
+        assert page.url == run.base + "/"  # the token is gone from the address
+
+        def shows(value: int, tolerance: int = 3) -> None:
+            wait_until(lambda: abs(page.evaluate(middle)[1] - value) <= tolerance, 8.0)
+
+        shows(CAMERA_VALUE + 30)
+        page.click("[data-name=storm]")
+        shows(CAMERA_VALUE + 160)
+        slider = page.locator("#strength").bounding_box()
+        page.mouse.move(slider["x"] + slider["width"] - 11, slider["y"] + slider["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(slider["x"] + slider["width"] / 2, slider["y"] + slider["height"] / 2, steps=5)
+        page.mouse.up()
+        shows(CAMERA_VALUE + 80, 8)
+        assert run.session.settings.strength == pytest.approx(0.5, abs=0.03)
+        page.keyboard.press("b")
+        wait_until(lambda: page.locator("#split").is_visible())
+        left = "() => [...document.getElementById('picture').getContext('2d').getImageData(40, 90, 1, 1).data]"
+        wait_until(lambda: abs(page.evaluate(left)[1] - CAMERA_VALUE) <= 3)
+        output = browser.new_page()
+        output.goto(run.panel.output_url)
+        wait_until(lambda: abs(output.evaluate(middle)[1] - CAMERA_VALUE - 80) <= 8, 8.0)  # never the comparison
+        browser.close()
+    assert not problems
