@@ -1,5 +1,6 @@
 """What every command shares: one line for an error, and the exit code that goes with it. Light to import."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -64,6 +65,20 @@ def errors_as_exit_codes() -> Iterator[None]:
             raise
         fail(f"internal error, {type(exc).__name__}: {exc}; IMPASTO_DEBUG=1 shows where. Please report it.")
         raise typer.Exit(1) from exc
+
+
+@contextmanager
+def warnings_on_stderr(*, quiet: bool = False) -> Iterator[None]:
+    """Show what the library logs as a warning, each as one line; nothing with `quiet`."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    handler.setLevel(logging.ERROR if quiet else logging.WARNING)
+    logger = logging.getLogger("impasto")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 class Command(TyperCommand):

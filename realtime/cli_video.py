@@ -1,60 +1,272 @@
-"""`stylize-video`: repaint a video file. Imports what is heavy only once it runs."""
+"""`stylize-video`: repaint videos. Imports what is heavy only once it runs."""
 
+import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_common import EXIT_INTERRUPTED, Command
+from .cli_common import EXIT_INTERRUPTED, Command, exit_code_of, fail, warnings_on_stderr
+from .errors import ImpastoError
 
 if TYPE_CHECKING:
-    from .pipeline import Report
+    from .cli_progress import Display
+    from .options import VideoOptions
+    from .video import Engines
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+LOOK, PART, CODING, RUN = "Look", "Picture and part", "Coding", "Run"
 
 
 @app.command(cls=Command)
 def video(
-    source: Annotated[str, typer.Argument(metavar="IN", help="The video to repaint.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="IN...", help="Videos, URLs, or - for standard input.", show_default=False)
+    ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Where to write; default IN.STYLE.mp4 beside the input.")
+        str | None,
+        typer.Option("-o", "--output", help="File, folder for many inputs, or - for standard output. "
+                     "Default: IN.STYLE.mp4 beside each input."),
     ] = None,
     style: Annotated[
-        str, typer.Option("--style", "-s", help="An installed style's name, or the path of an artifact (.onnx).")
+        str, typer.Option("--style", "-s", rich_help_panel=LOOK,
+                          help="Installed style, artifact (.onnx), or a blend a:0.7,b:0.3.")
     ] = "mosaic",
-    tier: Annotated[str | None, typer.Option(help="fast or quality; default: what is installed, fast first.")] = None,
-    strength: Annotated[float, typer.Option(min=0.0, max=1.0, help="0 is the video itself, 1 the painting.")] = 1.0,
+    tier: Annotated[
+        str | None, typer.Option(rich_help_panel=LOOK, help="fast or quality; default: what is installed, fast first.")
+    ] = None,
+    strength: Annotated[
+        float, typer.Option(min=0.0, max=1.0, rich_help_panel=LOOK, help="0 is the video itself, 1 the painting.")
+    ] = 1.0,
     keep_colors: Annotated[
-        bool, typer.Option("--keep-colors", help="Luminance from the painting, colours from the video.")
+        bool, typer.Option("--keep-colors", rich_help_panel=LOOK, help="Light from the painting, colours of the video.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, or the device that must be used.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
-    no_audio: Annotated[bool, typer.Option("--no-audio", help="Leave sound and subtitles out.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
-) -> None:
-    """Repaint a video in the manner of a painting. Sound, timing and colours tags stay as they are."""
-    from . import video as library
-    from .cli_progress import progress_display
+    timeline: Annotated[
+        Path | None, typer.Option(rich_help_panel=LOOK, help="TOML file of cues: style and strength over time.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(rich_help_panel=PART, help="720p, WxH or 0.5x; smaller is faster.")
+    ] = None,
+    fps: Annotated[
+        str | None, typer.Option(rich_help_panel=PART, help="Frames per second, e.g. 24 or 30000/1001; default: kept.")
+    ] = None,
+    start: Annotated[str | None, typer.Option(rich_help_panel=PART, help="Begin here, e.g. 1:15 or 75.5.")] = None,
+    end: Annotated[str | None, typer.Option(rich_help_panel=PART, help="End here.")] = None,
+    no_deinterlace: Annotated[
+        bool, typer.Option("--no-deinterlace", rich_help_panel=PART, help="Paint interlaced frames as they are.")
+    ] = False,
+    hdr: Annotated[
+        str, typer.Option(rich_help_panel=PART, help="sdr tone-maps HDR video, keep makes a 10-bit HDR result.")
+    ] = "sdr",
+    no_audio: Annotated[
+        bool, typer.Option("--no-audio", rich_help_panel=PART, help="Leave sound, subtitles and chapters out.")
+    ] = False,
+    codec: Annotated[
+        str | None, typer.Option(rich_help_panel=CODING, help="h264, hevc, av1, vp9, prores, ffv1, gif or png.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(rich_help_panel=CODING, help="FFmpeg's encoder by name, e.g. h264_nvenc.")
+    ] = None,
+    crf: Annotated[int | None, typer.Option(rich_help_panel=CODING, help="Quality, lower is better.")] = None,
+    preset: Annotated[str | None, typer.Option(rich_help_panel=CODING, help="The encoder's speed.")] = None,
+    decoder: Annotated[
+        str | None, typer.Option(rich_help_panel=CODING, help="FFmpeg's decoder by name, e.g. h264_cuvid.")
+    ] = None,
+    pipe_format: Annotated[
+        str, typer.Option("--format", rich_help_panel=CODING, help="On standard output: matroska, nut or y4m.")
+    ] = "matroska",
+    device: Annotated[str, typer.Option(rich_help_panel=RUN, help="auto, or the device that must be used.")] = "auto",
+    precision: Annotated[str, typer.Option(rich_help_panel=RUN, help="auto, fp32, bf16, fp16 or int8.")] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", rich_help_panel=RUN, help="Replace existing outputs and unfinished jobs.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", rich_help_panel=RUN, help="Go on with what an interrupted run left.")
+    ] = False,
+    keep_partial: Annotated[
+        bool, typer.Option("--keep-partial", rich_help_panel=RUN,
+                           help="When stopped or failed, join what is finished into OUT.partial.mp4.")
+    ] = False,
+    cluster: Annotated[
+        str | None, typer.Option(rich_help_panel=RUN, help="Address of a Ray cluster that paints the segments.")
+    ] = None,
+    preview: Annotated[
+        str | None, typer.Option(rich_help_panel=RUN, help="A picture file renewed every 2 s, or: window.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", rich_help_panel=RUN, help="Only errors.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", rich_help_panel=RUN, help="One JSON object per input on standard output.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Repaint videos in the manner of a painting. Sound, timing and colour tags stay as they are."""
+    from .options import VideoOptions, parse_time
 
-    target = output or library.default_output(Path(source), library.find_artifact(style, tier))
-    with progress_display(quiet=quiet) as display:
-        with library.open_job(
-            source, target, style=style, tier=tier, strength=strength, keep_colors=keep_colors, device=device,
-            precision=precision, audio=not no_audio, overwrite=overwrite, on_progress=display.update,
-        ) as job:  # fmt: skip
-            display.start(Path(source).name, job.info, job.engine_info)
+    options = VideoOptions(
+        style=style, tier=tier, strength=strength, keep_colors=keep_colors, timeline=timeline, device=device,
+        precision=precision, size=size, fps=None if fps is None else parse_fps(fps),
+        start=None if start is None else parse_time(start), end=None if end is None else parse_time(end),
+        deinterlace=not no_deinterlace, hdr=_choice("hdr", hdr, ("sdr", "keep")), decoder=decoder,
+        codec=codec, encoder=encoder, crf=crf, preset=preset,  # type: ignore[arg-type]
+        audio=not no_audio, pipe_format=_choice("format", pipe_format, ("matroska", "nut", "y4m")),
+        overwrite=overwrite, resume=resume, keep_partial=keep_partial,
+    )  # fmt: skip
+    inputs = _expand(sources)
+    if len(inputs) > 1 and output is not None and not Path(output).is_dir():
+        raise ValueError(f"output must be a folder that exists for {len(inputs)} inputs, got {output}")
+    run = _Run(options, output, preview=preview, quiet=quiet, as_json=as_json, cluster=cluster)
+    with warnings_on_stderr(quiet=quiet):
+        code = run.all(inputs)
+    if code:
+        raise typer.Exit(code)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one input ended."""
+
+    source: str
+    target: str
+    state: str
+    """done, skipped, stopped or failed."""
+    code: int = 0
+    frames: int = 0
+    seconds: float = 0.0
+    fps: float = 0.0
+    note: str = ""
+
+
+class _Run:
+    """All inputs of one call, one after the other, with the engines loaded once."""
+
+    def __init__(
+        self, options: "VideoOptions", output: str | None, *, preview: str | None, quiet: bool, as_json: bool,
+        cluster: str | None,
+    ) -> None:  # fmt: skip
+        self._options = options
+        self._output = output
+        self._preview = preview
+        self._quiet = quiet
+        self._as_json = as_json
+        self._cluster = cluster
+
+    def all(self, inputs: list[str]) -> int:
+        """Paint them; the exit code is that of the first that did not end well."""
+        from .cli_progress import progress_display
+        from .video import Engines
+
+        outcomes: list[Outcome] = []
+        with Engines(self._options) as engines, progress_display(quiet=self._quiet, preview=self._preview) as display:
+            for source in inputs:
+                outcome = self._one(source, engines, display, alone=len(inputs) == 1)
+                outcomes.append(outcome)
+                display.close()
+                self._say(outcome)
+                if outcome.state == "stopped":
+                    break
+        if len(inputs) > 1 and not self._quiet and not self._as_json:
+            print_table(outcomes)
+        return next((outcome.code for outcome in outcomes if outcome.code), 0)
+
+    def _one(self, source: str, engines: "Engines", display: "Display", *, alone: bool) -> Outcome:
+        target = self._target(source, engines)
+        if not alone and target.exists() and not self._options.overwrite:
+            return Outcome(source, str(target), "skipped", note="already there")
+        try:
+            return self._paint(source, target, engines, display)
+        except (ImpastoError, ValueError) as exc:
+            if alone:
+                raise
+            fail(f"{source}: {exc}")
+            return Outcome(source, str(target), "failed", exit_code_of(exc), note=str(exc))
+
+    def _paint(self, source: str, target: Path, engines: "Engines", display: "Display") -> Outcome:
+        from .video import open_job
+
+        if self._cluster is not None:
+            from .cluster import stylize_on_cluster
+
+            report = stylize_on_cluster(
+                source, target, self._options, address=self._cluster, on_progress=display.update_count
+            )
+            return Outcome(source, str(target), "done", 0, report.frames_out, report.seconds, report.fps)
+        with open_job(source, target, self._options, engines, on_progress=display.update) as job:
+            display.start(source, job.info, job.engine_info, frames_before=job.frames_before)
             with _stop_on_interrupt(job.stop):
                 report = job.run()
-    if not quiet:
-        print(_summary(target, report))
-    if report.stopped:
-        raise typer.Exit(EXIT_INTERRUPTED)
+            if not report.stopped:
+                return Outcome(source, str(target), "done", 0, report.frames_out, report.seconds, report.fps)
+            note = "the same command with --resume goes on from here" if job.is_resumable else "the output ends here"
+            return Outcome(
+                source, str(target), "stopped", EXIT_INTERRUPTED, report.frames_out, report.seconds, report.fps, note
+            )
+
+    def _target(self, source: str, engines: "Engines") -> Path:
+        from .video import default_output
+
+        if self._output is not None and Path(self._output).is_dir():
+            return default_output(source, engines.name, folder=Path(self._output))
+        return Path(self._output) if self._output is not None else default_output(source, engines.name)
+
+    def _say(self, outcome: Outcome) -> None:
+        if self._as_json:
+            print(json.dumps(vars(outcome)), file=sys.stderr if outcome.target == "-" else sys.stdout, flush=True)
+        elif not self._quiet and outcome.state != "failed":
+            # Standard output may carry the film itself.
+            print(_line(outcome), file=sys.stderr if outcome.target == "-" else sys.stdout, flush=True)
+
+
+def print_table(outcomes: list[Outcome]) -> None:
+    """What became of every input."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("input", "result", "frames", "frames/s", "output or reason")
+    for o in outcomes:
+        last = o.note if o.state in ("failed", "skipped") else o.target
+        table.add_row(o.source, o.state, str(o.frames or ""), f"{o.fps:.1f}" if o.fps else "", last)
+    Console().print(table)
+
+
+def parse_fps(text: str) -> Fraction:
+    """Frames per second of "24", "23.976" or "30000/1001"."""
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"fps must be a number like 24 or 30000/1001, got {text!r}") from None
+
+
+def _choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    return value
+
+
+def _expand(sources: list[str]) -> list[str]:
+    """Patterns that the shell left alone, e.g. on Windows, become the files that match."""
+    expanded: list[str] = []
+    for source in sources:
+        if any(sign in source for sign in "*?[") and "://" not in source and not Path(source).exists():
+            folder = Path(source).parent
+            matches = sorted(str(path) for path in folder.glob(Path(source).name))
+            expanded += matches or [source]
+        else:
+            expanded.append(source)
+    return expanded
+
+
+def _line(outcome: Outcome) -> str:
+    if outcome.state == "skipped":
+        return f"{outcome.source}: skipped, {outcome.target} is already there"
+    text = f"{outcome.target}: {outcome.frames} frames in {outcome.seconds:.1f} s, {outcome.fps:.1f} frames/s"
+    return f"{text}; stopped early, {outcome.note}" if outcome.state == "stopped" else text
 
 
 @contextmanager
@@ -63,7 +275,7 @@ def _stop_on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nstopping: the frames painted so far are being written; Ctrl-C again drops them", file=sys.stderr)
+        print("\nstopping after this frame; Ctrl-C again stops at once", file=sys.stderr)
         stop()
 
     before = signal.signal(signal.SIGINT, on_signal)
@@ -71,8 +283,3 @@ def _stop_on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _summary(target: Path, report: "Report") -> str:
-    text = f"{target}: {report.frames_out} frames in {report.seconds:.1f} s, {report.fps:.1f} frames/s"
-    return f"{text} (stopped early)" if report.stopped else text

@@ -1,63 +1,234 @@
-"""Sound and everything else that is not the picture: carried over packet by packet, bit for bit."""
+"""Everything that is not the picture: sound, subtitles, chapters, attachments, tags, carried over from an input.
+
+Packets are copied bit for bit where the container takes their codec. Where it does not, sound is encoded anew and
+text subtitles are rewritten in the container's own form, with a warning; what cannot be carried over is named.
+"""
 
 import logging
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
+from typing import cast
 
 import av
-from av.container import OutputContainer
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.container import InputContainer, OutputContainer
 from av.packet import Packet
-from av.stream import Stream
-
-from .source_file import open_input
+from av.stream import AttachmentStream, Disposition, Stream
+from av.subtitles.codeccontext import SubtitleCodecContext
 
 logger = logging.getLogger(__name__)
 
-COPIED_KINDS = ("audio", "subtitle")
+TEXT_SUBTITLES = frozenset({"subrip", "ass", "ssa", "webvtt", "mov_text", "text"})
+SUBTITLE_CODECS = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}
+"""Muxer to the text subtitles it takes."""
+SOUND_CODECS = {"mp4": "aac", "mov": "aac", "webm": "libopus", "matroska": "flac", "nut": "flac"}
+"""Muxer to the sound encoder for what it does not take."""
+REENCODED_BIT_RATE = 192_000
+MUXERS_WITH_ATTACHMENTS = frozenset({"matroska"})
+MUXERS_WITH_CHAPTERS = frozenset({"matroska", "webm", "mp4", "mov", "nut"})
+INPUT_ONLY_TAGS = frozenset({"encoder", "duration", "major_brand", "minor_version", "compatible_brands"})
+"""Tags that describe the input file itself, not the film."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of the input, in seconds; its start becomes time 0 of the output."""
+
+    start: Fraction | None = None
+    end: Fraction | None = None
+
+    def holds(self, seconds: Fraction) -> bool:
+        return (self.start is None or seconds >= self.start) and (self.end is None or seconds < self.end)
+
+    @property
+    def shift(self) -> Fraction:
+        """Seconds to take off every time."""
+        return self.start or Fraction(0)
+
+
+class CopyRoute:
+    """A stream whose packets go over untouched."""
+
+    def __init__(self, source: Stream, target: Stream) -> None:
+        self.target = target
+
+    def convert(self, packet: "Packet[Stream] | None") -> "Iterator[Packet[Stream]]":
+        if packet is not None:
+            packet.stream = self.target
+            yield packet
+
+
+class SoundRoute:
+    """Sound in a codec that the container does not take: decoded and encoded anew."""
+
+    def __init__(self, source: AudioStream, target: AudioStream) -> None:
+        self._source = source
+        self.target = target
+        self._resampler: AudioResampler | None = None
+
+    def convert(self, packet: "Packet[Stream] | None") -> "Iterator[Packet[Stream]]":
+        try:
+            frames = self._source.decode(cast("Packet[AudioStream] | None", packet))
+        except av.error.InvalidDataError:
+            return
+        context = self.target.codec_context
+        for frame in [*frames, *([None] if packet is None else [])]:
+            if self._resampler is None:
+                self._resampler = AudioResampler(
+                    context.format, context.layout, context.sample_rate, context.frame_size or None
+                )
+            for piece in self._resampler.resample(frame):
+                yield from self.target.encode(piece)
+        if packet is None:
+            yield from self.target.encode(None)
+
+
+class SubtitleRoute:
+    """Text subtitles rewritten in the container's own codec."""
+
+    def __init__(self, source: Stream, target: Stream) -> None:
+        self._decoder = cast(SubtitleCodecContext, source.codec_context)
+        self._encoder = cast(SubtitleCodecContext, target.codec_context)
+        self.target = target
+
+    def convert(self, packet: "Packet[Stream] | None") -> "Iterator[Packet[Stream]]":
+        if packet is None or not packet.size:
+            return
+        try:
+            subtitle = self._decoder.decode2(packet)
+            if subtitle is None:
+                return
+            written = self._encoder.encode_subtitle(subtitle)
+        except av.FFmpegError as exc:
+            logger.warning("a subtitle at %.1f s cannot be rewritten: %s", float(_due(packet)), exc)
+            return
+        written.pts, written.dts, written.duration = packet.pts, packet.pts, packet.duration
+        written.time_base = packet.time_base
+        written.stream = self.target
+        yield written
+
+
+Route = CopyRoute | SoundRoute | SubtitleRoute
+
+
+class SideChannel:
+    """Packets that a source set aside while it read its video: an iterator that may run dry and go on later."""
+
+    def __init__(self, packets: "deque[Packet[Stream]]") -> None:
+        self._packets = packets
+
+    def __iter__(self) -> "Iterator[Packet[Stream]]":
+        return self
+
+    def __next__(self) -> "Packet[Stream]":
+        try:
+            return self._packets.popleft()
+        except IndexError:
+            raise StopIteration from None
 
 
 class StreamCopier:
-    """Reads the other streams of an input and hands their packets over as the picture's clock moves on."""
+    """Hands the other streams' packets of an input over as the picture's clock moves on."""
 
-    def __init__(self, path: str | Path) -> None:
-        self._container = open_input(path)
-        self._targets: dict[int, Stream] = {}
+    def __init__(
+        self, container: InputContainer, *, span: Span | None = None, packets: SideChannel | None = None
+    ) -> None:
+        """
+        Args:
+            container: the input; this copier's own, opened a second time, unless `packets` come from elsewhere.
+            span: the part of the input that is wanted.
+            packets: for an input that can be read only once.
+        """
+        self._container = container
+        self._side_channel = packets
+        self._span = span or Span()
+        self._routes: dict[int, Route] = {}
         self._pending: Packet[Stream] | None = None
         self._packets: Iterator[Packet[Stream]] = iter(())
+        self._finished = False
+
+    @property
+    def tags(self) -> set[str]:
+        """Names of the film's tags."""
+        return set(kept_tags(self._container.metadata))
 
     def attach(self, output: OutputContainer) -> None:
-        """Declare the streams in `output`, before its header is written."""
+        """Declare the streams, chapters and tags in `output`, before its header is written."""
         for stream in self._container.streams:
-            if stream.type not in COPIED_KINDS:
-                continue
-            try:
-                target = output.add_stream_from_template(stream)
-            except (ValueError, av.FFmpegError) as exc:
-                logger.warning(
-                    "%s stream %d left out: %s does not take it (%s)",
-                    stream.type, stream.index, output.format.name, exc,
-                )  # fmt: skip
-                continue
-            target.metadata.update(stream.metadata)
-            target.disposition = stream.disposition
-            self._targets[stream.index] = target
-        output.metadata.update(self._container.metadata)
-        if self._targets:
-            streams = [s for s in self._container.streams if s.index in self._targets]
-            self._packets = self._read(streams)
+            if stream.type == "attachment":
+                self._attach_file(cast(AttachmentStream, stream), output)
+            elif stream.type in ("audio", "subtitle") or _is_cover(stream):
+                self._add_route(stream, output)
+            elif stream.type == "data" and stream.codec_context is not None:
+                logger.warning("data stream %d left out", stream.index)
+        output.metadata.update(kept_tags(self._container.metadata))
+        self._copy_chapters(output)
+        if self._side_channel is not None:
+            self._packets = self._side_channel
+        elif self._routes:
+            self._packets = self._read([s for s in self._container.streams if s.index in self._routes])
 
     def copy_until(self, output: OutputContainer, seconds: Fraction | None) -> None:
-        """Mux every packet that is due before `seconds`; all that are left if None."""
+        """Mux every packet that is due before `seconds` of the output; all that are left if None."""
         while (packet := self._next()) is not None:
-            if seconds is not None and _due(packet) > seconds:
+            if packet.stream_index not in self._routes or not self._span.holds(_due(packet)):
+                continue
+            if seconds is not None and _due(packet) - self._span.shift > seconds:
                 self._pending = packet
                 return
-            packet.stream = self._targets[packet.stream_index]
-            output.mux_one(packet)
+            self._mux(output, packet.stream_index, packet)
+        if seconds is None and not self._finished:
+            self._finished = True
+            for index in self._routes:
+                self._mux(output, index, None)
 
     def close(self) -> None:
-        self._container.close()
+        if self._side_channel is None:
+            self._container.close()
+
+    def _add_route(self, stream: Stream, output: OutputContainer) -> None:
+        route = _route(stream, output)
+        if route is None:
+            return
+        route.target.metadata.update(kept_tags(stream.metadata))
+        route.target.disposition = stream.disposition
+        self._routes[stream.index] = route
+
+    def _attach_file(self, stream: AttachmentStream, output: OutputContainer) -> None:
+        name = stream.metadata.get("filename", f"attachment-{stream.index}")
+        if output.format.name not in MUXERS_WITH_ATTACHMENTS:
+            logger.warning("attachment %s left out: %s has no attachments", name, output.format.name)
+            return
+        output.add_attachment(name, stream.mimetype or "application/octet-stream", stream.data)
+
+    def _copy_chapters(self, output: OutputContainer) -> None:
+        chapters = self._container.chapters()
+        if not chapters:
+            return
+        if output.format.name not in MUXERS_WITH_CHAPTERS:
+            logger.warning("%d chapters left out: %s has none", len(chapters), output.format.name)
+            return
+        kept = []
+        for chapter in chapters:
+            tick = chapter["time_base"] or Fraction(1, av.time_base)
+            start, end = chapter["start"] * tick, chapter["end"] * tick
+            if (self._span.end is not None and start >= self._span.end) or end <= self._span.shift:
+                continue
+            moved = round(self._span.shift / tick)
+            first = max(0, chapter["start"] - moved) if self._span.start is not None else chapter["start"]
+            kept.append({**chapter, "start": first, "end": chapter["end"] - moved})
+        output.set_chapters(cast("list[av.container.core.Chapter]", kept))
+
+    def _mux(self, output: OutputContainer, index: int, packet: "Packet[Stream] | None") -> None:
+        for ready in self._routes[index].convert(packet):
+            if self._span.start is not None:
+                moved = round(self._span.shift / ready.time_base)
+                ready.pts = None if ready.pts is None else ready.pts - moved
+                ready.dts = None if ready.dts is None else ready.dts - moved
+            output.mux_one(ready)
 
     def _next(self) -> "Packet[Stream] | None":
         packet, self._pending = self._pending, None
@@ -70,6 +241,72 @@ class StreamCopier:
                     yield packet
         except av.FFmpegError as exc:
             logger.warning("sound and subtitles end early, the input is damaged there: %s", exc)
+
+
+def kept_tags(tags: dict[str, str]) -> dict[str, str]:
+    """Tags of the film, without those that describe the input file."""
+    return {key: value for key, value in tags.items() if key.lower() not in INPUT_ONLY_TAGS}
+
+
+def _route(stream: Stream, output: OutputContainer) -> Route | None:
+    """How a stream gets into the output; None if it does not, which is said."""
+    muxer = output.format.name
+    codec = _codec_of(stream)
+    try:
+        if codec is None:
+            raise ValueError("its codec is unknown")
+        if _takes(output, stream.type, codec):
+            return CopyRoute(stream, output.add_stream_from_template(stream, opaque=True))
+        if stream.type == "audio":
+            return _sound_route(cast(AudioStream, stream), output, codec)
+        if stream.type == "subtitle" and codec in TEXT_SUBTITLES and muxer in SUBTITLE_CODECS:
+            return _subtitle_route(stream, output, codec)
+        raise ValueError(f"{muxer} does not take {codec}")
+    except (ValueError, av.FFmpegError) as exc:
+        logger.warning("%s stream %d left out: %s", stream.type, stream.index, exc)
+        return None
+
+
+def _sound_route(stream: AudioStream, output: OutputContainer, codec: str) -> SoundRoute:
+    encoder = SOUND_CODECS.get(output.format.name, "aac")
+    logger.warning(
+        "audio stream %d encoded anew as %s: %s does not take %s", stream.index, encoder, output.format.name, codec
+    )
+    rate = 48_000 if encoder == "libopus" else stream.codec_context.sample_rate
+    target = output.add_stream(encoder, rate=rate, layout=stream.codec_context.layout.name)
+    if encoder != "flac":
+        target.codec_context.bit_rate = REENCODED_BIT_RATE
+    return SoundRoute(stream, cast(AudioStream, target))
+
+
+def _subtitle_route(stream: Stream, output: OutputContainer, codec: str) -> SubtitleRoute:
+    wanted = SUBTITLE_CODECS[output.format.name]
+    logger.warning("subtitle stream %d rewritten as %s: %s does not take %s",
+                   stream.index, wanted, output.format.name, codec)  # fmt: skip
+    decoder = cast(SubtitleCodecContext, stream.codec_context)
+    decoder.open(strict=False)
+    target = output.add_stream(wanted)
+    context = cast(SubtitleCodecContext, target.codec_context)
+    context.subtitle_header = decoder.subtitle_header
+    # Text subtitles count milliseconds; a muxer takes what it is given.
+    context.time_base = Fraction(1, 1000)
+    return SubtitleRoute(stream, target)
+
+
+def _takes(output: OutputContainer, kind: str, codec: str) -> bool:
+    """Whether the container holds the codec. Matroska lists only what FFmpeg can encode, but holds nearly all."""
+    if output.format.name in ("matroska", "nut") and codec != "mov_text":
+        return True
+    return codec in output.supported_codecs
+
+
+def _codec_of(stream: Stream) -> str | None:
+    context = stream.codec_context
+    return None if context is None else context.codec.canonical_name
+
+
+def _is_cover(stream: Stream) -> bool:
+    return stream.type == "video" and bool(stream.disposition & Disposition.attached_pic)
 
 
 def _due(packet: "Packet[Stream]") -> Fraction:

@@ -92,9 +92,15 @@ class Pipeline:
         self._times: dict[Stage, list[float]] = {"decode": [], "stylize": [], "encode": []}
         self._frames_in = self._frames_out = 0
 
-    def stop(self) -> None:
-        """Ask for an early, clean end, from any thread: frames already decoded are still written."""
+    def stop(self, *, drain: bool = True) -> None:
+        """Ask for an early, clean end, from any thread.
+
+        With `drain` frames already decoded are still written; without it only those in a stage's hands.
+        """
         self._asked_to_stop = True
+        if not drain:
+            self._decoded.abort()
+            self._stylized.abort()
         if self._source.info.live:
             self._source.close()
 

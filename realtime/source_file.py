@@ -2,27 +2,36 @@
 
 import heapq
 import logging
+import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self, cast
 
 import av
-import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Stream
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from .color import RgbReader, tags_of
+from .deinterlace import deinterlaced
 from .errors import SourceError
-from .frame import Frame, Picture, StreamInfo
+from .frame import ColorTags, Frame, Picture, StreamInfo
+from .orientation import orientation_of
+from .size import parse_size
+from .tonemap import HLG, PQ, ToneMapper
 
 logger = logging.getLogger(__name__)
+
+Hdr = Literal["sdr", "keep"]
 
 DECODE_ORDER_FORMATS = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo", "obu"})
 """Containers that store no presentation times: what FFmpeg reports there counts packets in decode order."""
@@ -32,6 +41,14 @@ MAX_REORDER = 64
 
 MAX_BROKEN_READS = 64
 """Reads in a row that may fail before a damaged input counts as over."""
+
+MAX_PIXELS = 16_384 * 16_384
+"""A header that claims more is damaged or hostile: one such frame is 805 MB."""
+
+SEEK_MARGIN_SECONDS = 5
+"""A seek lands this much early, so that the decoder has recovered from the jump by the wanted frame."""
+
+NETWORK_TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -56,28 +73,61 @@ class Damage:
 class VideoFile:
     """The first real video stream of anything that FFmpeg opens.
 
-    Frames come upright (the phone's rotation applied), in presentation order, with the container's own
+    Frames come upright (the phone's rotation applied), progressive, in presentation order, with the container's own
     timestamps as exact fractions. Damaged packets are left out and counted in `damage`, not fatal.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._name = str(path)
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        size: str | None = None,
+        after: Fraction | None = None,
+        deinterlace: bool = True,
+        hdr: Hdr = "sdr",
+        decoder: str | None = None,
+        keep_others: bool = False,
+    ) -> None:
+        """
+        Args:
+            path: a file, a URL, or "-" for standard input.
+            size: of the frames to give: "720p" (height, width to match), "WxH" or "0.5x"; None keeps the video's.
+            after: give only frames later than this, in seconds; seeks there where the input allows it.
+            deinterlace: whether interlaced video becomes progressive.
+            hdr: "sdr" tone-maps PQ and HLG video to BT.709; "keep" hands out its signal values as they are.
+            decoder: an FFmpeg decoder by name, e.g. "h264_cuvid"; None for the default.
+            keep_others: set the other streams' packets aside in `others`, for an input that can be read only once.
+        """
+        self._name = "standard input" if str(path) == "-" else str(path)
+        self._path = path
+        self._after = after
+        self._deinterlace = deinterlace
+        self._hdr = hdr
+        self._decoder = decoder
+        self._size = size
+        self._keep_others = keep_others
+        self.others: deque[Packet[Stream]] = deque()
         self._busy = threading.Lock()
         self._closed = False
         self._container = open_input(path)
         try:
-            self._stream = self._pick_stream()
-            self._stream.thread_type = "AUTO"
-            self._head = self._first_frame()
+            self._open_stream()
             self.info = self._describe()
+            if after is not None:
+                self._seek(after)
         except BaseException:
             self._container.close()
             raise
-        self._reader = RgbReader(self.info.color.matrix)
+        self._reader = RgbReader(self._matrix)
 
     @property
     def damage(self) -> Damage:
         return Damage(self._broken_packets, self._mended_times)
+
+    @property
+    def container(self) -> InputContainer:
+        """The open input, for those who copy its other streams."""
+        return self._container
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames in presentation order; `data` (H, W, 3) uint8 RGB of `info`'s size."""
@@ -90,8 +140,10 @@ class VideoFile:
                 self._mended_times += 1
                 ticks = 0 if last is None else last + 1
             last = ticks
+            if self._after is not None and ticks * tick <= self._after:
+                continue
             duration = raw.duration * tick if raw.duration else None
-            yield Frame(self._upright(raw), ticks * tick, duration)
+            yield Frame(self._picture(raw), ticks * tick, duration)
 
     def close(self) -> None:
         # FFmpeg must not be closed under a read, so another thread waits here for the read to end.
@@ -107,49 +159,77 @@ class VideoFile:
     ) -> None:
         self.close()
 
-    def _pick_stream(self) -> VideoStream:
-        covers = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
-        streams = [s for s in self._container.streams.video if not s.disposition & covers]
-        if not streams:
-            raise SourceError(f"{self._name} must have a video stream, got none")
-        return streams[0]
+    def _open_stream(self) -> None:
+        self._stream = pick_video(self._container, self._name)
+        if self._stream.time_base is None:
+            raise SourceError(f"{self._name} must have timestamps, got a stream without a time base")
+        self._time_base = self._stream.time_base
+        self._codec = self._stream.codec_context
+        if self._decoder:
+            self._codec = _named_decoder(self._decoder, self._stream)
+        if self._codec is None:
+            raise SourceError(f"{self._name} must be in a codec that FFmpeg decodes, got an unknown one")
+        self._codec.thread_type = "AUTO"
+        self._broken_packets = self._mended_times = 0
+        self._decode_times: list[int] | None = [] if self._container.format.name in DECODE_ORDER_FORMATS else None
+        self._decoded = self._decode()
+        self._head: VideoFrame | None = self._first_frame()
+        # Filters below replace frames by new ones: what is looked at is the decoder's own first picture.
+        self._first = self._head
 
     def _first_frame(self) -> VideoFrame:
         """Decode up to the first picture: only a picture knows its rotation and real format."""
-        self._broken_packets = self._mended_times = 0
-        self._decode_times: list[int] | None = None
-        if self._container.format.name in DECODE_ORDER_FORMATS:
-            self._decode_times = []
-        self._decoded = self._decode()
         try:
             head = next(self._decoded, None)
-        except av.FFmpegError as exc:
-            raise SourceError(f"{self._name} cannot be decoded: {_reason(exc)}") from exc
+        except (av.FFmpegError, ValueError, MemoryError) as exc:
+            raise SourceError(f"{self._name} cannot be decoded: {reason_of(exc)}") from exc
         if head is None:
             raise SourceError(f"{self._name} must hold at least one readable picture, got none")
+        if head.width * head.height > MAX_PIXELS:
+            raise SourceError(f"{self._name} must be at most {MAX_PIXELS} pixels, got {head.width}x{head.height}")
         return head
 
     def _describe(self) -> StreamInfo:
-        stream, head = self._stream, self._head
-        if stream.time_base is None:
-            raise SourceError(f"{self._name} must have timestamps, got a stream without a time base")
-        self._time_base = stream.time_base
-        rotation = round(head.rotation / 90) * 90 % 360
+        stream, head = self._stream, self._first
+        self._orientation = orientation_of(head)
+        color = tags_of(head)
+        self._matrix = color.matrix
+        self._mapper = ToneMapper(head.color_trc) if self._needs_tone_mapping(head) else None
+        interlaced = self._deinterlace and head.interlaced_frame
+        if interlaced:
+            logger.warning("the video is interlaced: deinterlaced, one picture per frame")
+        self._is_interlaced = interlaced
+        if any(part.is_alpha for part in head.format.components) and self._container.format.name != "gif":
+            logger.warning("the video has transparency, which is ignored")
         aspect = stream.sample_aspect_ratio or Fraction(1)
-        if rotation in (90, 270):
-            aspect = 1 / aspect
-        sideways = rotation in (90, 270)
+        height, width = head.height, head.width
+        if self._orientation.transpose:
+            aspect, height, width = 1 / aspect, width, height
+        if self._size is not None:
+            coded = Fraction(width, height)
+            height, width = parse_size(self._size, height, width)
+            stretch = coded / Fraction(width, height)
+            # Within 1 % it is the rounding to even sides, not a wish for other proportions.
+            aspect *= stretch if abs(stretch - 1) > Fraction(1, 100) else 1
         return StreamInfo(
-            width=head.height if sideways else head.width,
-            height=head.width if sideways else head.height,
+            width=width,
+            height=height,
             frame_rate=stream.average_rate or stream.guessed_rate or Fraction(25),
             num_frames=self._count_frames(),
             duration=self._duration(),
-            rotation=rotation,
+            rotation=self._orientation.rotation,
             sample_aspect_ratio=aspect,
             time_base=self._time_base,
-            color=tags_of(head),
+            color=ColorTags() if self._mapper else color,
         )
+
+    def _needs_tone_mapping(self, head: VideoFrame) -> bool:
+        if head.color_trc not in (PQ, HLG):
+            return False
+        if self._hdr == "keep":
+            return False
+        logger.warning("the video is HDR: tone-mapped to SDR; --hdr keep paints and keeps its signal instead")
+        return True
 
     def _duration(self) -> Fraction | None:
         if self._stream.duration:
@@ -164,40 +244,70 @@ class VideoFile:
         duration, rate = self._duration(), self._stream.average_rate
         return round(duration * rate) if duration and rate else None
 
+    def _seek(self, after: Fraction) -> None:
+        """Jump close before `after` where that is safe; otherwise decoding starts at the beginning and skips."""
+        if self._decode_times is not None or not self._is_seekable:
+            return
+        target = round((after - SEEK_MARGIN_SECONDS) / self._time_base)
+        try:
+            self._container.seek(target, stream=self._stream)
+            self._decoded = self._decode()
+            self._head = next(self._decoded, None)
+        except av.FFmpegError:
+            self._head = None
+        landed = None if self._head is None else self._head.pts
+        if landed is None or landed * self._time_base > after:
+            logger.debug("%s: seek to %s missed, reading from the start", self._name, after)
+            self._container.close()
+            self._container = open_input(self._path)
+            self._open_stream()
+
+    @property
+    def _is_seekable(self) -> bool:
+        return str(self._path) != "-" and "://" not in str(self._path)
+
     def _next(self, raw_frames: Iterator[VideoFrame]) -> VideoFrame | None:
         with self._busy:
             return None if self._closed else next(raw_frames, None)
 
     def _raw_frames(self) -> Iterator[VideoFrame]:
-        head, self._head = self._head, None  # type: ignore[assignment]
-        if head is None:
+        if self._head is None:
             raise ValueError(f"{self._name} may be iterated once, got a second iteration")
-        yield head
+        frames = self._with_head(self._head)
+        self._head = None
         try:
-            yield from self._decoded
+            yield from deinterlaced(frames) if self._is_interlaced else frames
         except av.FFmpegError as exc:
-            raise SourceError(f"{self._name} cannot be decoded: {_reason(exc)}") from exc
+            raise SourceError(f"{self._name} cannot be decoded: {reason_of(exc)}") from exc
+
+    def _with_head(self, head: VideoFrame) -> Iterator[VideoFrame]:
+        yield head
+        yield from self._decoded
 
     def _decode(self) -> Iterator[VideoFrame]:
         for packet in self._packets():
             if self._decode_times is not None and packet.dts is not None:
                 heapq.heappush(self._decode_times, packet.dts)
             try:
-                yield from self._stream.decode(packet)
+                yield from self._codec.decode(packet)
             except (av.error.InvalidDataError, av.error.PatchWelcomeError, av.error.BugError):
                 self._broken_packets += 1
         with suppress(av.error.InvalidDataError, av.error.EOFError):
-            yield from self._stream.decode(None)
+            yield from self._codec.decode(None)
 
     def _packets(self) -> "Iterator[Packet[VideoStream]]":
         """Packets of the stream; goes on behind a read that fails, as a player would."""
         failures = 0
         while failures < MAX_BROKEN_READS:
             try:
-                for packet in self._container.demux(self._stream):
-                    if packet.size:
-                        failures = 0
-                        yield packet
+                for packet in self._container.demux(*self._demuxed):
+                    if not packet.size:
+                        continue
+                    failures = 0
+                    if packet.stream_index == self._stream.index:
+                        yield cast("Packet[VideoStream]", packet)
+                    else:
+                        self.others.append(packet)
                 return
             except av.error.EOFError:
                 return
@@ -206,37 +316,76 @@ class VideoFile:
                 self._broken_packets += 1
                 logger.debug("%s: a read failed: %s", self._name, exc)
 
+    @property
+    def _demuxed(self) -> "list[Stream]":
+        if not self._keep_others:
+            return [self._stream]
+        others = [s for s in self._container.streams if s.type in ("audio", "subtitle")]
+        return [self._stream, *others]
+
     def _ticks_of(self, raw: VideoFrame) -> int | None:
         if not self._decode_times:
-            return raw.pts if raw.pts is not None else raw.dts
+            ticks = raw.pts if raw.pts is not None else raw.dts
+            if ticks is None or raw.time_base in (None, self._time_base):
+                return ticks
+            return round(ticks * raw.time_base / self._time_base)
         # The k-th frame shown has the k-th smallest time; entries of packets that gave no frame age out.
         while len(self._decode_times) > MAX_REORDER:
             heapq.heappop(self._decode_times)
         return heapq.heappop(self._decode_times)
 
-    def _upright(self, raw: VideoFrame) -> Picture:
-        sideways = self.info.rotation in (90, 270)
-        height, width = (self.info.width, self.info.height) if sideways else (self.info.height, self.info.width)
-        picture = self._reader(raw, height, width)
-        if self.info.rotation:
-            picture = np.ascontiguousarray(np.rot90(picture, self.info.rotation // 90))
-        return picture
+    def _picture(self, raw: VideoFrame) -> Picture:
+        mapped = self._mapper(raw) if self._mapper else raw
+        height, width = self.info.height, self.info.width
+        if self._orientation.transpose:
+            height, width = width, height
+        return self._orientation.apply(self._reader(mapped, height, width))
 
 
 def open_input(path: str | Path) -> InputContainer:
     """Open for demuxing; every failure becomes one clear `SourceError`."""
     name = str(path)
+    if name == "-":
+        return _open(sys.stdin.buffer, "standard input")
     if "://" not in name and Path(name).is_dir():
         raise SourceError(f"input must be a file, got the folder {name}")
+    return _open(name, name)
+
+
+def pick_video(container: InputContainer, name: str) -> VideoStream:
+    """The first video stream that is no cover picture."""
+    covers = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+    for stream in container.streams.video:
+        if not stream.disposition & covers:
+            return stream
+    raise SourceError(f"{name} must have a video stream, got none")
+
+
+def reason_of(exc: BaseException) -> str:
+    """FFmpeg's own words for a failure, without the numbers around them."""
+    return getattr(exc, "strerror", None) or str(exc)
+
+
+def _open(file: object, name: str) -> InputContainer:
+    timeout = NETWORK_TIMEOUT_SECONDS if "://" in name else None
     try:
-        return av.open(name, mode="r", metadata_errors="replace")
+        return av.open(file, mode="r", metadata_errors="replace", timeout=timeout)
     except FileNotFoundError as exc:
         raise SourceError(f"input must exist, got {name}") from exc
     except PermissionError as exc:
         raise SourceError(f"input must be readable, got {name}: permission denied") from exc
     except (av.FFmpegError, OSError, ValueError) as exc:
-        raise SourceError(f"{name} is not a video that FFmpeg can open: {_reason(exc)}") from exc
+        raise SourceError(f"{name} is not a video that FFmpeg can open: {reason_of(exc)}") from exc
 
 
-def _reason(exc: BaseException) -> str:
-    return getattr(exc, "strerror", None) or str(exc)
+def _named_decoder(name: str, stream: VideoStream) -> VideoCodecContext:
+    """A decoder that the user asked for, set up for the stream; one that fails is an error, not a fallback."""
+    try:
+        context = cast(VideoCodecContext, av.CodecContext.create(name, "r"))
+        context.extradata = stream.codec_context.extradata
+        context.width, context.height = stream.codec_context.width, stream.codec_context.height
+        context.open()
+    except (av.FFmpegError, ValueError) as exc:
+        wanted = f"one that works here for {stream.codec_context.name}"
+        raise SourceError(f"decoder must be {wanted}, got {name}: {reason_of(exc)}") from exc
+    return context

@@ -1,129 +1,258 @@
-"""Repaint a video file: the library behind `stylize-video`.
+"""Repaint videos: the library behind `stylize-video`.
 
 from impasto.realtime.video import stylize_video
 stylize_video("in.mp4", "out.mp4", style="mosaic", on_progress=lambda p: print(p.frames_out))
+
+from impasto.realtime.video import stylized_frames
+for frame in stylized_frames("in.mp4", style="mosaic"):
+    show(frame.data, frame.pts)  # (H, W, 3) uint8 RGB, seconds as an exact fraction
 """
 
+import hashlib
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
-from .errors import SinkError
+import av
+
+from ..export.artifact import Artifact, load_artifact
+from .copy_streams import SideChannel, Span, StreamCopier
+from .engine import Engine, EngineInfo, load_engine
+from .errors import SinkError, SourceError
+from .frame import Frame, StreamInfo
+from .frame_rate import AtFrameRate, Later, Part
+from .look import FilmStylizer, Look, load_timeline, plain_look
+from .options import VideoOptions
+from .output_file import check_target
 from .pipeline import Pipeline, Progress, Report
-from .sink_file import Codec, VideoFileWriter
-from .source_file import VideoFile
-from .stylizer import Stylizer
+from .segments import Job, SegmentWriter, join, open_job_folder, unfinished
+from .sink_file import DEFAULT_TIME_BASE, VideoFileWriter
+from .source import Source
+from .source_file import VideoFile, open_input
 
 logger = logging.getLogger(__name__)
+
+OnProgress = Callable[[Progress], None]
 
 DEFAULT_SUFFIX = ".mp4"
 KEPT_SUFFIXES = (".mp4", ".mov", ".mkv", ".m4v")
 """Containers that a default output shares with its input; all others become MP4."""
 
-
-class VideoJob:
-    """One video on its way through a style. `run()` it once; `stop()` it from any thread."""
-
-    def __init__(
-        self,
-        source: VideoFile,
-        stylizer: Stylizer,
-        writer: VideoFileWriter,
-        *,
-        on_progress: Callable[[Progress], None] | None = None,
-    ) -> None:
-        self.info = source.info
-        self.engine_info = stylizer.engine.info
-        self._source = source
-        self._writer = writer
-        self._pipeline = Pipeline(source, stylizer, [writer], on_progress=on_progress)
-
-    def run(self) -> Report:
-        with self._writer:
-            report = self._pipeline.run()
-        if self._source.damage:
-            logger.warning("the input is damaged: %s", self._source.damage)
-        return report
-
-    def stop(self) -> None:
-        """Ask for an early, clean end: what is painted so far becomes the output."""
-        self._pipeline.stop()
+HASHED_BYTES = 1 << 20
+"""Of the start and of the end of an input: enough to tell two videos apart without reading hours of film."""
 
 
 def stylize_video(
     source: str | Path,
     output: str | Path | None = None,
     *,
-    style: str | Path,
-    tier: str | None = None,
-    strength: float = 1.0,
-    keep_colors: bool = False,
-    device: str = "auto",
-    precision: str = "auto",
-    codec: Codec = "h264",
-    audio: bool = True,
-    overwrite: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: OnProgress | None = None,
+    options: VideoOptions | None = None,
+    **changes: Any,
 ) -> Report:
     """Repaint `source` into `output`, keeping every timestamp and the sound bit for bit.
 
     Args:
-        source: a video file or URL.
-        output: the file to write; None is `in.STYLE.mp4` beside the input.
-        style: the name of an installed style, or the path of an artifact.
-        tier: "fast" or "quality"; None takes what is installed, fast first.
-        strength: 0 leaves the video as it is, 1 is the whole painting.
-        keep_colors: luminance of the painting, chroma of the video.
-        device: "auto" or a device's name; a named one never falls back in silence.
-        precision: "auto" or the arithmetic to use.
-        codec: how to encode.
-        audio: whether sound and subtitles are carried over.
-        overwrite: whether an existing output may be replaced.
+        source: a video file, a URL, or "-" for standard input.
+        output: the file to write, or "-" for standard output; None is `in.STYLE.mp4` beside the input.
         on_progress: called after every frame written, from the encoding thread.
+        options: how to repaint.
+        changes: single options by name, e.g. `style="candy", strength=0.8`; see `VideoOptions`.
 
     Raises:
         ImpastoError: the input, style, device or output is not as it must be.
     """
-    with open_job(
-        source, output, style=style, tier=tier, strength=strength, keep_colors=keep_colors, device=device,
-        precision=precision, codec=codec, audio=audio, overwrite=overwrite, on_progress=on_progress,
-    ) as job:  # fmt: skip
+    options = replace(options or VideoOptions(), **changes)
+    with Engines(options) as engines, open_job(source, output, options, engines, on_progress=on_progress) as job:
         return job.run()
+
+
+def stylized_frames(source: str | Path, *, options: VideoOptions | None = None, **changes: Any) -> Iterator[Frame]:
+    """The painted frames of a video, one after the other, in the caller's thread."""
+    options = replace(options or VideoOptions(), **changes)
+    with Engines(options) as engines, _open_source(source, options, after=None) as (_, frames):
+        stylizer = engines.stylizer(options, frames.info)
+        for frame in frames:
+            yield stylizer(frame)
+
+
+class Engines:
+    """The styles of a look, loaded once for many videos. A context manager; frees them at its end."""
+
+    def __init__(self, options: VideoOptions) -> None:
+        self.look = look_of(options)
+        self.artifacts: dict[str, Artifact] = {
+            style: load_artifact(find_artifact(style, options.tier)) for style in self.look.styles
+        }
+        self._options = options
+        self._engines: dict[str, Engine] = {}
+
+    @property
+    def name(self) -> str:
+        """What an output is named after: the styles, or "timeline"."""
+        if self._options.timeline is not None:
+            return self._options.timeline.stem
+        return "+".join(artifact.metadata.name for artifact in self.artifacts.values())
+
+    @property
+    def info(self) -> EngineInfo:
+        return next(iter(self._load().values())).info
+
+    def stylizer(self, options: VideoOptions, info: StreamInfo) -> FilmStylizer:
+        """Ready to paint frames of this size."""
+        engines = self._load()
+        for engine in engines.values():
+            engine.warmup(info.height + -info.height % engine.stride, info.width + -info.width % engine.stride)
+        return FilmStylizer(engines, self.look, keep_colors=options.keep_colors)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for engine in self._engines.values():
+            engine.close()
+        self._engines.clear()
+
+    def _load(self) -> Mapping[str, Engine]:
+        for style, artifact in self.artifacts.items():
+            if style not in self._engines:
+                self._engines[style] = load_engine(
+                    artifact, device=self._options.device, precision=self._options.precision
+                )
+        return self._engines
+
+
+class VideoJob:
+    """One video on its way through a style. `run()` it once; `stop()` it from any thread."""
+
+    def __init__(self, target: Path, info: StreamInfo, engine_info: EngineInfo) -> None:
+        self.target = target
+        self.info = info
+        self.engine_info = engine_info
+        self.frames_before = 0
+        """Frames that an earlier run has finished."""
+        self._pipeline: Pipeline | None = None
+        self._run: Callable[[], Report]
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether a stopped run can be resumed; otherwise what is painted becomes the output."""
+        return isinstance(self, _SegmentedJob)
+
+    def run(self) -> Report:
+        """Paint to the end, a stop request or a failure.
+
+        Raises:
+            ImpastoError: whatever went wrong, after everything finished has been brought to safety.
+        """
+        return self._run()
+
+    def stop(self) -> None:
+        """Ask for an early, clean end within the time of a frame."""
+        if self._pipeline is not None:
+            self._pipeline.stop(drain=not self.is_resumable)
+
+
+class _DirectJob(VideoJob):
+    """For pipes and formats that cannot be cut: one stream from end to end, nothing to resume."""
+
+    def __init__(self, video: VideoFile, pipeline: Pipeline, writer: VideoFileWriter, *args: Any) -> None:
+        super().__init__(*args)
+        self._pipeline = pipeline
+        self._run = lambda: _report_damage(video, self._paint(pipeline, writer))
+
+    @staticmethod
+    def _paint(pipeline: Pipeline, writer: VideoFileWriter) -> Report:
+        with writer:
+            return pipeline.run()
+
+
+class _SegmentedJob(VideoJob):
+    """For files: closed segments, joined at the end."""
+
+    def __init__(
+        self, video: VideoFile, pipeline: Pipeline, writer: SegmentWriter, job: Job, finish: Callable[[Path], None],
+        options: VideoOptions, *args: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(*args)
+        self._pipeline = pipeline
+        self._writer = writer
+        self._job = job
+        self._finish = finish
+        self._keep_partial = options.keep_partial
+        self.frames_before = job.frames
+        self._run = lambda: _report_damage(video, self._paint(pipeline))
+
+    def _paint(self, pipeline: Pipeline) -> Report:
+        try:
+            with self._writer:
+                report = pipeline.run()
+                self._writer.whole = not report.stopped
+        except BaseException:
+            self._save_partial()
+            raise
+        if report.stopped:
+            self._save_partial()
+            return report
+        self._finish(self.target)
+        self._job.remove()
+        return report
+
+    def _save_partial(self) -> None:
+        if self._keep_partial and self._job.segments:
+            self._finish(self.target.with_name(f"{self.target.stem}.partial{self.target.suffix}"))
 
 
 @contextmanager
 def open_job(
     source: str | Path,
-    output: str | Path | None = None,
+    output: str | Path | None,
+    options: VideoOptions,
+    engines: Engines,
     *,
-    style: str | Path,
-    tier: str | None = None,
-    strength: float = 1.0,
-    keep_colors: bool = False,
-    device: str = "auto",
-    precision: str = "auto",
-    codec: Codec = "h264",
-    audio: bool = True,
-    overwrite: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Iterator[VideoJob]:
-    """`stylize_video` in two steps: everything opened and warm inside the block, `run()` when you like."""
-    from ..export.artifact import load_artifact
-    from .engine import load_engine
-
-    path = find_artifact(style, tier)
-    target = Path(output) if output is not None else default_output(Path(source), path)
-    if target.exists() and Path(source).exists() and target.samefile(source):
-        raise SinkError(f"output must not be the input itself, got {target}")
-    with VideoFile(source) as video:
-        writer = VideoFileWriter(
-            target, video.info, codec=codec, copy_from=source if audio else None, overwrite=overwrite
+    """Everything opened and warm inside the block: `run()` the job when you like."""
+    target = Path(output) if output is not None else default_output(source, engines.name)
+    _check(source, target, options)
+    encoding = options.encoding(target.suffix)
+    direct = str(target) == "-" or str(source) == "-" or encoding.codec == "gif"
+    with ExitStack() as stack:
+        if direct:
+            video, frames = stack.enter_context(_open_source(source, options, after=None))
+            stylizer = engines.stylizer(options, frames.info)
+            writer = VideoFileWriter(
+                target, frames.info, encoding=encoding, copier=_copier(source, video, options),
+                overwrite=options.overwrite, pipe_format=options.pipe_format,
+            )  # fmt: skip
+            pipeline = Pipeline(frames, stylizer, [writer], on_progress=on_progress)
+            yield _DirectJob(video, pipeline, writer, target, frames.info, engines.info)
+            return
+        check_target(target, overwrite=options.overwrite)
+        with _open_source(source, options, after=None) as (_, frames):
+            time_base = frames.info.time_base or DEFAULT_TIME_BASE
+        identity = identity_of(source, options, engines)
+        job = stack.enter_context(
+            open_job_folder(target, identity, time_base, resume=options.resume, overwrite=options.overwrite)
         )
-        with closing(load_engine(load_artifact(path), device=device, precision=precision)) as engine:
-            engine.warmup(video.info.height, video.info.width)
-            stylizer = Stylizer(engine, strength=strength, keep_colors=keep_colors)
-            yield VideoJob(video, stylizer, writer, on_progress=on_progress)
+        video, frames = stack.enter_context(_open_source(source, options, after=job.last_pts))
+        stylizer = engines.stylizer(options, frames.info)
+        segments = SegmentWriter(job, frames.info, encoding, frames=options.segment_frames)
+        pipeline = Pipeline(frames, stylizer, [segments], on_progress=on_progress)
+        info = frames.info
+
+        def finish(path: Path) -> None:
+            overwrite = options.overwrite or path != target
+            join(job, path, info, copier=_copier(source, video, options), overwrite=overwrite)
+
+        yield _SegmentedJob(video, pipeline, segments, job, finish, options, target, info, engines.info)
 
 
 def find_artifact(style: str | Path, tier: str | None = None) -> Path:
@@ -135,8 +264,103 @@ def find_artifact(style: str | Path, tier: str | None = None) -> Path:
     return find_style(str(style), tier)
 
 
-def default_output(source: Path, artifact: Path) -> Path:
-    """`in.mosaic.mp4` beside the input, for the style `mosaic`."""
-    name = artifact.name.removesuffix(".onnx").removesuffix(".fast").removesuffix(".quality")
-    suffix = source.suffix.lower() if source.suffix.lower() in KEPT_SUFFIXES else DEFAULT_SUFFIX
-    return source.with_name(f"{source.stem}.{name}{suffix}")
+def look_of(options: VideoOptions) -> Look:
+    """What the options say the film looks like over time."""
+    if options.timeline is not None:
+        return load_timeline(options.timeline, style=options.style, strength=options.strength)
+    return plain_look(options.style, options.strength)
+
+
+def default_output(source: str | Path, style: str, *, folder: Path | None = None) -> Path:
+    """`in.mosaic.mp4` beside the input or in a folder; standard output for standard input."""
+    if str(source) == "-":
+        return Path("-")
+    name = Path(str(source).partition("?")[0])
+    suffix = name.suffix.lower() if name.suffix.lower() in KEPT_SUFFIXES else DEFAULT_SUFFIX
+    beside = Path() if "://" in str(source) else name.parent
+    return (folder or beside) / f"{name.stem}.{style}{suffix}"
+
+
+def identity_of(source: str | Path, options: VideoOptions, engines: Engines) -> dict[str, Any]:
+    """What a job's finished segments depend on; a resumed run must agree in all of it."""
+    shaping = (
+        "strength", "keep_colors", "size", "fps", "start", "end", "deinterlace", "hdr", "codec", "encoder", "crf",
+        "preset", "segment_frames",
+    )  # fmt: skip
+    return {
+        "input": fingerprint(Path(source)) if "://" not in str(source) else str(source),
+        "styles": {style: artifact.sha256 for style, artifact in engines.artifacts.items()},
+        "look": [[cue.at, dict(cue.mix), cue.fade] for cue in engines.look.cues],
+        "engine": str(engines.info),
+        "libraries": {name: ".".join(map(str, version)) for name, version in av.library_versions.items()},
+        **{name: _plain(getattr(options, name)) for name in shaping},
+    }
+
+
+def fingerprint(path: Path) -> str:
+    """Size and a SHA-256 over the file's first and last bytes."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            digest = hashlib.sha256(file.read(HASHED_BYTES))
+            file.seek(max(0, size - HASHED_BYTES))
+            digest.update(file.read(HASHED_BYTES))
+    except OSError as exc:
+        raise SourceError(f"input must be readable, got {path}: {exc.strerror}") from exc
+    return f"{size}:{digest.hexdigest()}"
+
+
+@contextmanager
+def _open_source(
+    source: str | Path, options: VideoOptions, *, after: Fraction | None
+) -> Iterator[tuple[VideoFile, Source]]:
+    """The file, and its frames as the options want them, later than `after` of the output."""
+    shift = options.start or Fraction(0)
+    # A frame rate of one's own needs the frame before as well, however long ago that was.
+    skip = None if after is None or options.fps is not None else after + shift
+    if skip is None and options.start is not None and options.fps is None:
+        skip = options.start - Fraction(1, 10**6)
+    with VideoFile(
+        source, size=options.size, after=skip, deinterlace=options.deinterlace, hdr=options.hdr,
+        decoder=options.decoder, keep_others=options.audio and str(source) == "-",
+    ) as video:  # fmt: skip
+        frames: Source = video
+        if options.fps is not None:
+            frames = AtFrameRate(frames, options.fps)
+        if options.start is not None or options.end is not None:
+            frames = Part(frames, options.start, options.end)
+        if after is not None:
+            frames = Later(frames, after)
+        yield video, frames
+
+
+def _copier(source: str | Path, video: VideoFile, options: VideoOptions) -> StreamCopier | None:
+    if not options.audio:
+        return None
+    span = Span(options.start, options.end)
+    if str(source) == "-":
+        return StreamCopier(video.container, span=span, packets=SideChannel(video.others))
+    return StreamCopier(open_input(source), span=span)
+
+
+def _check(source: str | Path, target: Path, options: VideoOptions) -> None:
+    """Refuse what cannot end well before anything is opened."""
+    if str(target) == "-" or str(source) == "-":
+        if options.resume:
+            raise ValueError("resume must be left out for pipes, got --resume: what went through is gone")
+        return
+    if target.exists() and Path(source).exists() and target.samefile(source):
+        raise SinkError(f"output must not be the input itself, got {target}")
+    if options.resume and not unfinished(target):
+        logger.info("nothing to resume for %s, starting at the beginning", target)
+
+
+def _report_damage(video: VideoFile, report: Report) -> Report:
+    if video.damage:
+        logger.warning("the input is damaged: %s", video.damage)
+    return report
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Fraction) else value

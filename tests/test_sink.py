@@ -135,11 +135,12 @@ def test_odd_sizes_grow_by_one_repeated_row_and_column(tmp_path: Path) -> None:
         assert (source.info.height, source.info.width) == (48, 64)
 
 
-def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
+    monkeypatch.setattr("secrets.token_hex", lambda count: "full")
+    (tmp_path / ".out.mkv.full.part").symlink_to("/dev/full")
     sink = VideoFileWriter(tmp_path / "out.mkv", INFO)
-    sink._part.symlink_to("/dev/full")
     with pytest.raises(SinkError, match="disk must have room"), sink:  # noqa: PT012
         for frame in frames(200):
             sink.write(frame)

@@ -11,9 +11,10 @@ import pytest
 
 from impasto.export.artifact import Artifact
 from impasto.realtime.errors import SinkError
+from impasto.realtime.options import VideoOptions
 from impasto.realtime.pipeline import Progress
 from impasto.realtime.source_file import VideoFile
-from impasto.realtime.video import default_output, open_job, stylize_video
+from impasto.realtime.video import Engines, default_output, open_job, stylize_video
 
 MakeClip = Callable[..., Path]
 
@@ -84,17 +85,27 @@ def test_a_failing_callback_ends_the_job_and_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
-def test_stop_keeps_what_is_painted(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
+def test_stop_keeps_finished_segments_and_resume_goes_on(
+    make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path
+) -> None:
     clip = make_clip(times=[512 * n for n in range(100)], sound=True)
+    options = VideoOptions(style=str(identity_artifact.path), segment_frames=10)
+    stylize_video(clip, tmp_path / "straight.mp4", options=options)
 
     def stop(progress: Progress) -> None:
-        job.stop()
+        if progress.frames_out == 35:
+            job.stop()
 
-    with open_job(clip, tmp_path / "out.mp4", style=identity_artifact.path, on_progress=stop) as job:
-        report = job.run()
-    assert report.stopped
-    with VideoFile(tmp_path / "out.mp4") as source:
-        assert len(list(source)) == report.frames_out < 100
+    with Engines(options) as engines, open_job(clip, tmp_path / "out.mp4", options, engines, on_progress=stop) as job:
+        assert job.run().stopped
+    assert not (tmp_path / "out.mp4").exists()
+    with pytest.raises(SinkError, match="--resume"):
+        stylize_video(clip, tmp_path / "out.mp4", options=options)
+    report = stylize_video(clip, tmp_path / "out.mp4", options=options, resume=True)
+    assert 100 - 35 <= report.frames_out <= 100 - 30
+    assert packets(tmp_path / "out.mp4", "video") == packets(tmp_path / "straight.mp4", "video")
+    assert packets(tmp_path / "out.mp4", "audio") == packets(clip, "audio")
+    assert sorted(os.listdir(tmp_path)) == ["out.mp4", "straight.mp4"]
 
 
 def test_an_existing_output_is_refused(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
@@ -122,7 +133,7 @@ def test_an_output_onto_the_input_is_refused(make_clip: MakeClip, identity_artif
     ],
 )
 def test_default_output_is_beside_the_input(source: str, expected: str) -> None:
-    assert default_output(Path(source), Path("styles/mosaic.fast.onnx")) == Path(expected)
+    assert default_output(source, "mosaic") == Path(expected)
 
 
 def test_real_clips_keep_times_and_sound(shared_data: Path, identity_artifact: Artifact, tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""Everything that a video job can be told, with its defaults, once."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from .codecs import Codec, Encoding, PipeFormat
+from .source_file import Hdr
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """How to repaint a video. Only what changes pictures or times is part of a job's identity."""
+
+    style: str | Path = "mosaic"
+    """An installed style, an artifact's path, or a blend "a:0.7,b:0.3"."""
+    tier: str | None = None
+    """fast or quality; None takes what is installed, fast first."""
+    strength: float = 1.0
+    """0 is the video itself, 1 the painting."""
+    keep_colors: bool = False
+    """Luminance from the painting, chroma from the video."""
+    timeline: Path | None = None
+    """A TOML file of cues that change style and strength over time."""
+    device: str = "auto"
+    precision: str = "auto"
+    size: str | None = None
+    """720p, WxH or 0.5x."""
+    fps: Fraction | None = None
+    """Frames per second of the result; None keeps every frame and its time."""
+    start: Fraction | None = None
+    """Seconds; the part of the input to paint."""
+    end: Fraction | None = None
+    deinterlace: bool = True
+    hdr: Hdr = "sdr"
+    decoder: str | None = None
+    codec: Codec | None = None
+    """None picks by the output's suffix, H.264 where it fits."""
+    encoder: str | None = None
+    crf: int | None = None
+    preset: str | None = None
+    audio: bool = True
+    """Carry sound, subtitles, chapters, attachments and tags over."""
+    pipe_format: PipeFormat = "matroska"
+    overwrite: bool = False
+    resume: bool = False
+    """Go on with what an interrupted run left."""
+    keep_partial: bool = False
+    """Join what is finished when a run is stopped or fails."""
+    segment_frames: int = 120
+    """Frames per segment of a long job: what a kill costs at most."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.strength <= 1.0:
+            raise ValueError(f"strength must be between 0 and 1, got {self.strength}")
+        if self.fps is not None and not 0 < self.fps <= 1000:
+            raise ValueError(f"fps must be above 0 and at most 1000, got {self.fps}")
+        if self.start is not None and self.start < 0:
+            raise ValueError(f"start must be at least 0, got {float(self.start)}")
+        if self.end is not None and self.end <= (self.start or 0):
+            raise ValueError(f"end must be after the start, got {float(self.end)}")
+        if self.segment_frames < 1:
+            raise ValueError(f"segment_frames must be at least 1, got {self.segment_frames}")
+
+    def encoding(self, suffix: str) -> Encoding:
+        """For an output with this suffix."""
+        codec = self.codec or _codec_for(suffix)
+        return Encoding(codec, self.encoder, self.crf, self.preset, keep_hdr=self.hdr == "keep")
+
+
+def _codec_for(suffix: str) -> Codec:
+    by_suffix: dict[str, Codec] = {".webm": "vp9", ".gif": "gif"}
+    return by_suffix.get(suffix.lower(), "h264")
+
+
+def parse_time(text: str) -> Fraction:
+    """Seconds of "75", "1:15", "1:02:03.5"."""
+    parts = text.strip().split(":")
+    try:
+        if not 1 <= len(parts) <= 3:
+            raise ValueError
+        seconds = Fraction(0)
+        for part in parts:
+            value = Fraction(part)
+            if value < 0 or "/" in part:
+                raise ValueError
+            seconds = seconds * 60 + value
+    except ValueError:
+        raise ValueError(f"a time must be like 75, 1:15 or 1:02:03.5, got {text!r}") from None
+    return seconds

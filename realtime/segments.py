@@ -1,0 +1,332 @@
+"""Long jobs as closed segments: what is finished survives any end of the program, and `--resume` goes on from there.
+
+A job's folder stands beside its output. Every segment is a small Matroska file that starts with a key frame; the
+manifest names the finished ones with their frames' times. The joined film is the same whether it was painted in one
+go or in twenty, because segments begin at the same frames and their encoders know nothing of one another.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+import av
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from .codecs import Encoding
+from .copy_streams import StreamCopier
+from .errors import SinkError
+from .frame import Frame, StreamInfo
+from .frame_clock import FrameClock
+from .output_file import OutputFile, write_failure
+from .sink_file import DEFAULT_TIME_BASE, PictureEncoder
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+MANIFEST_VERSION = 1
+SEGMENT_FRAMES = 120
+"""4 to 5 seconds: what a kill costs at most, for 1 to 2 % more bytes in key frames."""
+SEGMENT_RATE = Fraction(25)
+"""Segments count frames at this rate; the real times stand in the manifest."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A finished piece of the film."""
+
+    name: str
+    """File in the job's folder."""
+    times: list[tuple[int, int]]
+    """pts and duration of every frame in ticks of the job's time base, in presentation order."""
+    delay: int
+    """Packets that decoding runs ahead of showing."""
+    whole: bool = True
+    """False for one that was cut short by an interrupt; painted again on resuming."""
+
+
+@dataclass
+class Job:
+    """The folder of one output, with its manifest. One process at a time."""
+
+    folder: Path
+    identity: dict[str, Any]
+    time_base: Fraction
+    segments: list[Segment] = field(default_factory=list)
+
+    @property
+    def frames(self) -> int:
+        return sum(len(segment.times) for segment in self.segments)
+
+    @property
+    def last_pts(self) -> Fraction | None:
+        """Time of the last frame that is done."""
+        return self.segments[-1].times[-1][0] * self.time_base if self.segments else None
+
+    def add(self, segment: Segment) -> None:
+        self.segments.append(segment)
+        self.save()
+
+    def save(self) -> None:
+        text = json.dumps(
+            {
+                "version": MANIFEST_VERSION,
+                "identity": self.identity,
+                "time_base": str(self.time_base),
+                "segments": [asdict(segment) for segment in self.segments],
+            }
+        )
+        part = self.folder / f"{MANIFEST}.part"
+        with part.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self.folder / MANIFEST)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def job_folder(target: Path) -> Path:
+    """`.out.mp4.impasto` beside `out.mp4`."""
+    return target.with_name(f".{target.name}.impasto")
+
+
+def unfinished(target: Path) -> bool:
+    """Whether an earlier run left segments for this output."""
+    return (job_folder(target) / MANIFEST).is_file()
+
+
+@contextmanager
+def open_job_folder(
+    target: Path, identity: dict[str, Any], time_base: Fraction, *, resume: bool, overwrite: bool
+) -> Iterator[Job]:
+    """A new job's folder, or with `resume` the one that an earlier run left; locked inside the block.
+
+    Raises:
+        SinkError: an earlier run's folder stands there and neither `resume` nor `overwrite` says what to do with
+            it; or it belongs to another input, style or setting.
+    """
+    folder = job_folder(target)
+    try:
+        folder.mkdir(exist_ok=True)
+        with _locked(folder):
+            try:
+                yield _begin(folder, target, identity, time_base, resume=resume, overwrite=overwrite)
+            finally:
+                _remove_if_empty(folder)
+    except OSError as exc:
+        raise write_failure(target, exc) from exc
+
+
+def _begin(
+    folder: Path, target: Path, identity: dict[str, Any], time_base: Fraction, *, resume: bool, overwrite: bool
+) -> Job:
+    if any(folder.glob("*.mkv")) and (folder / MANIFEST).is_file():
+        if resume:
+            return _load(folder, identity, time_base)
+        if not overwrite:
+            raise SinkError(f"{target} was begun before: --resume goes on with it, --overwrite starts it anew")
+    _clear(folder)
+    job = Job(folder, identity, time_base)
+    job.save()
+    return job
+
+
+class SegmentWriter:
+    """A sink that cuts the film into closed segments of a job."""
+
+    def __init__(self, job: Job, info: StreamInfo, encoding: Encoding, *, frames: int = SEGMENT_FRAMES) -> None:
+        self._job = job
+        self._info = info
+        self._encoding = encoding
+        self._length = frames
+        self._open: _OpenSegment | None = None
+        self._clock = FrameClock(job.time_base, info.frame_rate)
+        self._closed = False
+        self.whole = True
+        """Set to False before leaving the block if the film did not end by itself."""
+
+    def write(self, frame: Frame) -> None:
+        try:
+            if self._open is None:
+                name = f"{len(self._job.segments):05d}.mkv"
+                self._open = _OpenSegment(self._job.folder / name, self._info, self._encoding, frame)
+            self._open.add(frame, self._clock.ticks(frame))
+            if len(self._open.times) == self._length:
+                self._close_segment()
+        except (av.FFmpegError, OSError) as exc:
+            raise write_failure(self._job.folder, exc) from exc
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._open is None:
+            return
+        if error is not None:
+            self._open.abandon(error)
+            return
+        try:
+            self._close_segment(whole=self.whole)
+        except (av.FFmpegError, OSError) as exc:
+            raise write_failure(self._job.folder, exc) from exc
+
+    def _close_segment(self, *, whole: bool = True) -> None:
+        if self._open is None:
+            return
+        done, self._open = self._open, None
+        self._job.add(done.finish(whole=whole))
+
+
+class _OpenSegment:
+    """A segment that is being written."""
+
+    def __init__(self, path: Path, info: StreamInfo, encoding: Encoding, frame: Frame) -> None:
+        self._path = path
+        self._stack = ExitStack()
+        tick = 1 / SEGMENT_RATE
+        self._file = self._stack.enter_context(OutputFile(path, time_base=tick, overwrite=True))
+        height, width = frame.data.shape[:2]
+        self._encoder = PictureEncoder(self._file.container, info, encoding, height, width, tick)
+        self._delay: int | None = None
+        self.times: list[tuple[int, int]] = []
+
+    def add(self, frame: Frame, times: tuple[int, int]) -> None:
+        self._mux(self._encoder.encode(len(self.times), frame.data))
+        self.times.append(times)
+
+    def finish(self, *, whole: bool) -> Segment:
+        try:
+            self._mux(self._encoder.encode(0, None))
+        except BaseException as exc:
+            self.abandon(exc)
+            raise
+        self._stack.close()
+        with self._path.open("rb") as file:
+            os.fsync(file.fileno())
+        return Segment(self._path.name, self.times, self._delay or 0, whole)
+
+    def abandon(self, error: BaseException) -> None:
+        self._stack.__exit__(type(error), error, error.__traceback__)
+
+    def _mux(self, packets: "list[Packet[VideoStream]]") -> None:
+        for packet in packets:
+            number = packet.pts or 0
+            if self._delay is None:
+                self._delay = number - (packet.dts if packet.dts is not None else number)
+            packet.dts = number if packet.dts is None else packet.dts
+            packet.time_base = 1 / SEGMENT_RATE
+            packet.duration = 1
+            self._file.container.mux_one(packet)
+
+
+def join(job: Job, target: Path, info: StreamInfo, *, copier: StreamCopier | None, overwrite: bool) -> None:
+    """The finished segments as one film at its real times, with the other streams of the input, without encoding."""
+    if not job.segments:
+        raise SinkError(f"{target} must get at least one frame, got none")
+    tags = frozenset(copier.tags) if copier else frozenset()
+    clock = FrameClock(job.time_base or DEFAULT_TIME_BASE, info.frame_rate)
+    delay = max(segment.delay for segment in job.segments)
+    try:
+        with OutputFile(target, time_base=job.time_base, overwrite=overwrite, tags=tags) as file:
+            stream: VideoStream | None = None
+            first = 0
+            for segment in job.segments:
+                with av.open(str(job.folder / segment.name)) as piece:
+                    video = piece.streams.video[0]
+                    if stream is None:
+                        stream = _declare(file, video, info, job.time_base, copier)
+                    for pts, duration in segment.times:
+                        clock.add(pts, duration)
+                    for packet in piece.demux(video):
+                        if packet.pts is None:
+                            continue
+                        number = round(packet.pts * packet.time_base * SEGMENT_RATE)
+                        clock.restore(packet, first + number, delay)
+                        packet.stream = stream
+                        seconds = (packet.dts or 0) * job.time_base
+                        file.container.mux_one(packet)
+                        if copier:
+                            copier.copy_until(file.container, seconds)
+                    first += len(segment.times)
+            if copier:
+                copier.copy_until(file.container, None)
+    except (av.FFmpegError, OSError) as exc:
+        raise write_failure(target, exc) from exc
+
+
+def _declare(
+    file: OutputFile, template: VideoStream, info: StreamInfo, time_base: Fraction, copier: StreamCopier | None
+) -> VideoStream:
+    stream = file.container.add_stream_from_template(template, opaque=True)
+    stream.time_base = time_base
+    if copier:
+        copier.attach(file.container)
+    return stream
+
+
+def _load(folder: Path, identity: dict[str, Any], time_base: Fraction) -> Job:
+    try:
+        data = json.loads((folder / MANIFEST).read_text())
+        if data["version"] != MANIFEST_VERSION:
+            raise ValueError(f"version must be {MANIFEST_VERSION}, got {data['version']}")
+        found = cast(dict[str, Any], data["identity"])
+        segments = [
+            Segment(s["name"], [(int(a), int(b)) for a, b in s["times"]], s["delay"], s["whole"])
+            for s in data["segments"]
+        ]
+    except (ValueError, KeyError, TypeError) as exc:
+        raise SinkError(f"{folder / MANIFEST} must be a job's manifest: {exc}; --overwrite starts anew") from exc
+    wanted = json.loads(json.dumps(identity))
+    for key in sorted(found.keys() | wanted.keys()):
+        if found.get(key) != wanted.get(key):
+            raise SinkError(
+                f"{key} must be as before to resume, got {wanted.get(key)} after {found.get(key)}; "
+                "--overwrite starts anew"
+            )
+    whole = [s for s in segments if s.whole and (folder / s.name).is_file()]
+    kept = [s for n, s in enumerate(whole) if s.name == f"{n:05d}.mkv"]
+    for stray in set(folder.iterdir()) - {folder / s.name for s in kept} - {folder / MANIFEST, folder / "lock"}:
+        stray.unlink(missing_ok=True)
+    return Job(folder, identity, time_base, kept)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; the system frees it when the process ends, however it ends."""
+    with (folder / "lock").open("w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass  # Windows: two runs at once for one output are the user's own doing there.
+        except BlockingIOError as exc:
+            raise SinkError(f"only one process may write an output, but another is at work in {folder}") from exc
+        yield
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name != "lock":
+            path.unlink()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """A job without a finished segment leaves nothing behind."""
+    if not any(folder.glob("*.mkv")):
+        shutil.rmtree(folder, ignore_errors=True)
