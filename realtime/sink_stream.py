@@ -92,6 +92,8 @@ class NetworkStream:
         if seconds >= self._next_key:
             picture.pict_type = PictureType.I
             self._next_key = seconds + Fraction(KEYFRAME_SECONDS)
+        if self._program is not None and self._program.poll() is not None:
+            raise SinkError(f"{_public(self._url)} cannot be reached or was lost: the ffmpeg program has ended")
         try:
             self._container.mux(self._stream.encode(picture))
         except OSError as exc:
@@ -111,7 +113,7 @@ class NetworkStream:
     def _open(self) -> OutputContainer:
         form = FORMAT_OF_SCHEME[self._scheme]
         if self._scheme in BY_FFMPEG_PROGRAM:
-            return av.open(self._start_program(), "w", format="mpegts")
+            return av.open(self._start_program(), "w", format="nut", container_options={"flush_packets": "1"})
         options = {"rtsp_transport": "tcp"} if form == "rtsp" else {"flvflags": "no_duration_filesize"}
         return av.open(
             self._url, "w", format=form, timeout=TIMEOUT_SECONDS, container_options=options if form != "mpegts" else {}
@@ -122,8 +124,10 @@ class NetworkStream:
         if program is None:
             raise SinkError(f"{self._scheme}:// needs the ffmpeg program, which was not found; install FFmpeg")
         self._program = subprocess.Popen(
-            [program, "-loglevel", "error", "-f", "mpegts", "-i", "-", "-c", "copy", "-f", "mpegts", self._url],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            # NUT says at once what is in it; MPEG-TS would be listened to for seconds first.
+            [program, "-loglevel", "error", "-f", "nut", "-analyzeduration", "0", "-i", "-",
+             "-c", "copy", "-flush_packets", "1", "-f", "mpegts", self._url],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, bufsize=0,
         )  # fmt: skip
         if self._program.stdin is None:
             raise SinkError("the ffmpeg program did not start")

@@ -1,0 +1,287 @@
+"""Outputs that leave the program: recordings that survive, streams into real FFmpeg servers, standard output."""
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from impasto.realtime.errors import SinkError
+from impasto.realtime.frame import Frame, StreamInfo
+from impasto.realtime.microphone import Microphone
+from impasto.realtime.sink_record import Recording, recording_name
+from impasto.realtime.sink_stream import NetworkStream
+
+INFO = StreamInfo(161, 97, Fraction(30), live=True)
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the ffmpeg program")
+
+
+def pictures(count: int, start: float = 0.0, *, noise: bool = False):
+    """Frames of 161x97 at 30 per second from `start` seconds; noise is what no encoder makes small."""
+    rng = np.random.default_rng(0)
+    for n in range(count):
+        picture = np.full((97, 161, 3), (n * 3) % 200, np.uint8)
+        if noise:
+            picture = rng.integers(0, 255, picture.shape).astype(np.uint8)
+        yield Frame(picture, Fraction(start) + Fraction(n, 30))
+
+
+def read(path: Path) -> list[av.VideoFrame]:
+    with av.open(str(path)) as container:
+        return list(container.decode(video=0))
+
+
+def readable_frames(path: Path) -> int:
+    """Pictures that a player shows of a file whose last bytes are missing."""
+    count = 0
+    with av.open(str(path)) as container:
+        try:
+            for _ in container.decode(video=0):
+                count += 1
+        except av.InvalidDataError:
+            pass  # the fragment that was cut off
+    return count
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_a_recording_holds_every_frame_at_its_time(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out{suffix}"
+    with Recording(path, INFO) as recording:
+        for frame in pictures(45, start=1234.5):
+            recording.write(frame)
+        recording.write(frame)  # twice the same time: left out
+    frames = read(path)
+    assert len(frames) == 45
+    assert [round(f.time * 30) for f in frames] == list(range(45))
+    assert (frames[0].width, frames[0].height) == (160, 96)
+    assert frames[0].colorspace == 6  # tagged as what was written
+    assert [f.time for f in frames if f.key_frame] == pytest.approx([0.0, 1.0], abs=0.02)
+    assert abs(frames[20].to_ndarray(format="rgb24").mean() - 60) < 3
+
+
+def test_a_finished_recording_is_an_ordinary_mp4(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    with Recording(path, INFO) as recording:
+        for frame in pictures(60):
+            recording.write(frame)
+    assert boxes(path.read_bytes()) == ["ftyp", "free", "mdat", "moov"]
+
+
+def boxes(data: bytes) -> list[str]:
+    names, at = [], 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        names.append(data[at + 4 : at + 8].decode("latin1"))
+        at += size or len(data)
+    return names
+
+
+def test_sound_is_recorded_in_time(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    started = time.monotonic()
+    with Recording(path, INFO, microphone=Microphone("lavfi:sine=frequency=440:sample_rate=44100")) as recording:
+        while time.monotonic() - started < 1.5:
+            recording.write(next(pictures(1, start=time.monotonic())))
+            time.sleep(1 / 30)
+    with av.open(str(path)) as container:
+        picture_seconds = [f.time for f in container.decode(video=0)][-1]
+        container.seek(0)
+        sound = [f for f in container.decode(audio=0)]
+    assert sound[0].sample_rate == 48_000
+    assert abs(sound[-1].time + sound[-1].samples / 48_000 - picture_seconds) < 0.25
+    wave = np.concatenate([f.to_ndarray()[0] for f in sound])[4800:28_800]
+    crossings = np.count_nonzero(np.diff(np.signbit(wave))) / 2 / (len(wave) / 48_000)
+    assert crossings == pytest.approx(440, rel=0.02)
+
+
+WRITE_FOR_EVER = """
+import sys, time
+from fractions import Fraction
+from pathlib import Path
+import numpy as np
+from impasto.realtime.frame import Frame, StreamInfo
+from impasto.realtime.sink_record import Recording
+base = np.random.default_rng(0).integers(0, 255, (12, 20, 3)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+with Recording(Path(sys.argv[1]), StreamInfo(160, 96, Fraction(30))) as recording:
+    started = time.monotonic()
+    for n in range(10_000):
+        recording.write(Frame(np.ascontiguousarray(np.roll(base, n, 1)), Fraction(n, 30)))
+        print(n, flush=True)
+        time.sleep(max(started + n / 90 - time.monotonic(), 0))   # three times real time
+"""
+
+
+@needs_ffmpeg
+def test_a_killed_recording_plays_to_within_a_second(tmp_path: Path) -> None:
+    runs = []
+    for number in range(4):
+        path = tmp_path / f"{number}.mp4"
+        runs.append((path, subprocess.Popen([sys.executable, "-c", WRITE_FOR_EVER, str(path)], stdout=subprocess.PIPE)))
+    rng = random.Random(1)
+    for path, process in runs:
+        written = 0
+        stop = rng.randint(70, 150)
+        while written < stop:
+            written = int(process.stdout.readline())
+        process.send_signal(signal.SIGKILL)
+        rest = process.communicate()[0].split()
+        written = int(rest[-1]) if rest else written
+        readable = len(read(path))
+        assert written + 1 - readable <= 30, f"{written + 1} written, {readable} readable"
+        checked = subprocess.run(
+            ["ffmpeg", "-v", "error", "-i", str(path), "-fps_mode", "passthrough", "-f", "null", "-"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert checked.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_a_full_disk_ends_the_recording_with_a_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "out.mkv"
+    path.symlink_to("/dev/full")
+
+    def record() -> None:
+        with Recording(path, INFO, overwrite=True) as recording:
+            for frame in pictures(400, noise=True):
+                recording.write(frame)
+
+    with pytest.raises(SinkError, match="disk is full"):
+        record()
+
+
+LIMITED = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))
+sys.path.insert(0, sys.argv[2])
+from tests.test_live_sinks import INFO, pictures
+from pathlib import Path
+from impasto.realtime.errors import SinkError
+from impasto.realtime.sink_record import Recording
+written = 0
+try:
+    with Recording(Path(sys.argv[1]), INFO) as recording:
+        for frame in pictures(900, noise=True):
+            recording.write(frame)
+            written += 1
+except SinkError as exc:
+    print(written, exc)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_FSIZE")
+def test_what_was_recorded_before_the_disk_was_full_plays(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    root = str(Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(path), root], capture_output=True, text=True, timeout=60)
+    written, _, message = done.stdout.partition(" ")
+    assert "stopped" in message, done.stdout + done.stderr
+    assert readable_frames(path) >= int(written) - 30
+
+
+def test_a_recording_refuses(tmp_path: Path) -> None:
+    (tmp_path / "there.mp4").write_text("keep me")
+    for path, words in (
+        (tmp_path / "there.mp4", "exists"), (tmp_path / "a.avi", "must end in"), (tmp_path / "no" / "a.mp4", "no such"),
+    ):  # fmt: skip
+        with pytest.raises(SinkError, match=words):
+            with Recording(path, INFO):
+                pass
+    assert (tmp_path / "there.mp4").read_text() == "keep me"
+    first = recording_name(tmp_path)
+    first.touch()
+    assert recording_name(tmp_path) != first
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    ("address", "listen"),
+    [
+        ("rtmp://127.0.0.1:{port}/live/key", ["-listen", "1", "-i"]),
+        ("rtsp://127.0.0.1:{port}/live", ["-rtsp_flags", "listen", "-i"]),
+        ("udp://127.0.0.1:{port}", ["-analyzeduration", "300000", "-i"]),
+        ("srt://127.0.0.1:{port}", ["-i"]),
+    ],
+)
+def test_a_stream_reaches_a_real_server(tmp_path: Path, address: str, listen: list[str]) -> None:
+    url = address.format(port=free_port())
+    heard = url.replace("udp://127.0.0.1", "udp://@127.0.0.1") + ("?mode=listener" if "srt" in url else "")
+    if "srt" in url and b"srt" not in subprocess.run(["ffmpeg", "-protocols"], capture_output=True).stdout:
+        pytest.skip("this ffmpeg has no SRT")
+    target = tmp_path / "got.nut"
+    enough = ["-frames:v", "50"] if "udp" in url else []  # UDP has no end
+    server = subprocess.Popen(
+        ["ffmpeg", "-v", "error", "-y", *listen, heard, "-c", "copy", *enough, str(target)],
+        stdin=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        if "udp" in url:
+            time.sleep(0.8)  # nobody tells a sender that nobody listens yet
+        send(url)
+        server.wait(10)
+    finally:
+        server.kill()
+        server.wait()
+        server.stdin.close()
+    frames = read(target)
+    assert len(frames) >= 50
+    assert (frames[0].width, frames[0].height) == (160, 96)
+
+
+def send(url: str) -> None:
+    """90 pictures at twice real time, once the server listens."""
+    end = time.monotonic() + 8
+    while True:
+        try:
+            with NetworkStream(url, INFO) as stream:
+                for frame in pictures(90):
+                    stream.write(frame)
+                    time.sleep(1 / 60)
+            return
+        except SinkError:
+            assert time.monotonic() < end, "the server never listened"
+            time.sleep(0.2)
+
+
+def test_an_unreachable_server_is_one_clear_line_without_the_key() -> None:
+    with pytest.raises(SinkError, match="cannot be reached: connection refused") as caught:
+        with NetworkStream(f"rtmp://127.0.0.1:{free_port()}/live/secret-key", INFO):
+            pass
+    assert "secret" not in str(caught.value)
+    with pytest.raises(SinkError, match="must begin with one of"):
+        NetworkStream("gopher://x", INFO)
+
+
+PIPE = """
+from fractions import Fraction
+import numpy as np
+from impasto.realtime.frame import Frame, StreamInfo
+from impasto.realtime.sink_stream import PipeStream
+with PipeStream(StreamInfo(33, 21, Fraction(30))) as pipe:
+    for n in range(5):
+        pipe.write(Frame(np.full((21, 33, 3), 40 * n, np.uint8), Fraction(n, 30)))
+"""
+
+
+def test_standard_output_carries_exact_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "out.nut"
+    with path.open("wb") as file:
+        subprocess.run([sys.executable, "-c", PIPE], stdout=file, check=True, env=os.environ)
+    frames = read(path)
+    assert [int(f.to_ndarray(format="rgb24").mean()) for f in frames] == [0, 40, 80, 120, 160]
+    assert [f.time for f in frames] == pytest.approx([n / 30 for n in range(5)], abs=1e-4)
