@@ -1,0 +1,296 @@
+"""Smoothing over time while painting: the last picture, moved along, stays where nothing new is to be seen.
+
+A painting of every frame by itself flickers: noise and small changes make the brush strokes jump. Here the last output
+is carried to the new frame by the motion of the *input*, and blended with the new painting where that motion is
+certain and the input really looks as it did. Everywhere else the new painting stands alone, so nothing is dragged
+along. This is the recursive filter of temporal anti-aliasing in games, with estimated motion: see Bonneel et al. 2015,
+Blind Video Temporal Consistency, for the optimisation that it stands in for, and Lai et al. 2018 for a learned one.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .cuts import CutDetector
+from .frame import Picture
+from .optical_flow import Flow, FlowEstimator, Grey, pixel_grid, to_grey, warp
+
+logger = logging.getLogger(__name__)
+
+FLOW_SHORT_SIDE = 180
+"""Pixels at which motion is looked for: 2 ms a frame, and sensor noise averages out."""
+
+MOST_KEPT = 0.9
+"""Share of the last picture at amount 1: a change of the painting itself is then half done after 7 frames."""
+
+CHANGE_SIGMA = 6.0
+"""Difference of the moved input, of 255, at which the share kept has fallen to 37 %: twice what is left of an indoor
+webcam's noise at the small size, a fifth of what a faint edge makes."""
+
+MISMATCH = 0.5
+"""Squared distance, small pixels, by which the flow there and back may miss, plus 1 % of its squared length: the
+constants of Sundaram et al. 2010."""
+
+STILL = 0.35
+"""Small pixels. A shorter motion that explains the input no better than none is estimation noise, and following it
+would let a still background drift."""
+
+_Weights = npt.NDArray[np.float32]
+_Painting = npt.NDArray[np.float32]
+_WEIGHT_SCALE = 1024.0  # cv2.blendLinear adds 1e-5 to the sum of weights, which would darken a still picture
+
+
+@dataclass(frozen=True, eq=False)
+class _Motion:
+    """From the new frame to the last one, at the small size (h, w)."""
+
+    flow: Flow
+    """(h, w, 2) small pixels: where each pixel came from."""
+    kept: _Weights
+    """(h, w) in [0, 1]: how surely."""
+
+
+class Smoother:
+    """Holds the last picture and what the camera saw then. One thread paints with it at a time.
+
+    `amount` may be changed between frames; at 0 every picture is returned as it is, untouched. `reset()` at a seek;
+    cuts are found by itself.
+    """
+
+    def __init__(self, amount: float = 0.5, *, patience_ms: float | None = None) -> None:
+        """
+        Args:
+            amount: 0 is off, 1 keeps most.
+            patience_ms: for live use: how long to wait for the motion once the painting is there; what comes later
+                is dropped, and so is the smoothing of that frame. None waits.
+        """
+        check_amount(amount)
+        if patience_ms is not None and patience_ms < 0:
+            raise ValueError(f"patience_ms must be at least 0, got {patience_ms}")
+        self.amount = amount
+        self.dropped = 0
+        """Frames that went out unsmoothed because the motion came too late."""
+        self.cuts = 0
+        """Cuts found so far."""
+        self._patience_ms = patience_ms
+        self._tracker = _Tracker()
+        self._blender: _Blender | None = None
+        self._late: threading.Thread | None = None
+
+    def paint(self, content: Picture, paint: Callable[[], Picture]) -> Picture:
+        """What `paint()` returns, smoothed; the motion is looked for in a thread meanwhile.
+
+        Args:
+            content: (H, W, 3) uint8 RGB, the frame that is painted.
+            paint: paints it: (H, W, 3) uint8 RGB, any size.
+        """
+        if self.amount == 0.0:
+            self.reset()
+            return paint()
+        if not self._caught_up():
+            self.dropped += 1
+            return self._keep(paint())
+        look = _InThread(lambda: self._tracker(content))
+        try:
+            painted = paint()
+        finally:
+            look.join(self._patience_ms)
+        if look.is_alive():
+            # Its result belongs to this frame; the frames until it ends go out as they are.
+            self._late = look
+            self.dropped += 1
+            return self._keep(painted)
+        return self._smoothed(look.result(), painted)
+
+    def __call__(self, content: Picture, painted: Picture) -> Picture:
+        """`painted` smoothed, both (H, W, 3) uint8 RGB; for those who have it already."""
+        return self.paint(content, lambda: painted)
+
+    def reset(self) -> None:
+        """Forget earlier frames, at a seek or a change of style."""
+        if self._late is not None:
+            self._late.join()
+            self._late = None
+        self._tracker.reset()
+
+    def _caught_up(self) -> bool:
+        if self._late is None:
+            return True
+        if self._late.is_alive():
+            return False
+        self._late = None
+        # It compared with a frame that is no longer the last one painted.
+        self._tracker.reset()
+        return True
+
+    def _smoothed(self, motion: "_Motion | None", painted: Picture) -> Picture:
+        self.cuts = self._tracker.cuts
+        if motion is None or self._blender is None or self._blender.shape != painted.shape:
+            return self._keep(painted)
+        return self._blender(painted, motion, MOST_KEPT * self.amount)
+
+    def _keep(self, painted: Picture) -> Picture:
+        if self._blender is None or self._blender.shape != painted.shape:
+            self._blender = _Blender(painted)
+        else:
+            self._blender.keep(painted)
+        return painted
+
+
+class _InThread(threading.Thread):
+    """A call on its way; whoever starts it joins it."""
+
+    def __init__(self, call: "Callable[[], _Motion | None]") -> None:
+        super().__init__(name="impasto-motion")
+        self._call = call
+        self._motion: _Motion | None = None
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._motion = self._call()
+        except BaseException as exc:
+            self._error = exc
+
+    def join(self, timeout_ms: float | None = None) -> None:
+        super().join(None if timeout_ms is None else timeout_ms / 1000)
+
+    def result(self) -> _Motion | None:
+        if self._error is not None:
+            raise self._error
+        return self._motion
+
+
+class _Tracker:
+    """Motion between a frame and the one before, from small copies of both."""
+
+    def __init__(self) -> None:
+        self._estimate = FlowEstimator("fast")
+        self._is_cut = CutDetector()
+        self._last: Picture | None = None
+        self.cuts = 0
+
+    def __call__(self, content: Picture) -> _Motion | None:
+        """None where there is nothing to compare with: the first frame, a cut, another size."""
+        small = shrink(content, FLOW_SHORT_SIDE)
+        last, self._last = self._last, small
+        if self._is_cut(small):
+            self.cuts += 1
+            return None
+        if last is None or last.shape != small.shape:
+            return None
+        return _motion(self._estimate, small, last)
+
+    def reset(self) -> None:
+        self._last = None
+        self._is_cut.reset()
+
+
+def _motion(estimate: FlowEstimator, new: Picture, last: Picture) -> _Motion:
+    """Where each small pixel of `new` came from in `last`, and how much that can be trusted."""
+    import cv2
+
+    new_grey, last_grey = to_grey(new), to_grey(last)
+    flow = estimate(new_grey, last_grey)
+    forth = warp(estimate(last_grey, new_grey), flow)
+    missed = _squared_length(flow + forth)
+    allowed = 0.01 * (_squared_length(flow) + _squared_length(forth)) + MISMATCH
+    change = _change(new, warp(last, flow))
+    still = _change(new, last)
+    stays = (still <= change + 1.0) & (_squared_length(flow) < STILL**2)
+    flow[stays] = 0.0
+    change = np.where(stays, still, change)
+    certain = cv2.LUT(change, _CERTAINTY)
+    certain[(missed > allowed) & ~stays] = 0.0
+    # The weakest of the neighbours: the edge of a moving thing is wider than the pixels that differ.
+    return _Motion(flow, np.asarray(cv2.erode(certain, _NEIGHBOURS), np.float32))
+
+
+_NEIGHBOURS = np.ones((3, 3), np.uint8)
+_CERTAINTY = np.exp(-((np.arange(256) / CHANGE_SIGMA) ** 2)).astype(np.float32)
+
+
+def _change(a: Picture, b: Picture) -> Grey:
+    """(h, w) uint8: largest difference of the channels, averaged over 3x3 pixels."""
+    import cv2
+
+    red, green, blue = cv2.split(cv2.blur(cv2.absdiff(a, b), (3, 3)))
+    return np.asarray(cv2.max(cv2.max(red, green), blue), np.uint8)
+
+
+class _Blender:
+    """The last picture, and full-size buffers that stay: fresh memory for each frame would double the time.
+
+    The last picture is kept in float, because an 8-bit one would lose up to half a level a frame and darken what
+    stands still; and with a fourth channel, because OpenCV moves four in less than half the time that three take.
+    """
+
+    def __init__(self, first: Picture) -> None:
+        height, width = first.shape[:2]
+        self.shape = first.shape
+        self._where = np.empty((height, width, 2), np.float32)
+        self._kept, self._fresh = (np.empty((height, width), np.float32) for _ in range(2))
+        self._last, self._moved, self._painted = (np.empty((height, width, 4), np.float32) for _ in range(3))
+        self._bytes = np.empty((height, width, 4), np.uint8)
+        self.keep(first)
+
+    def keep(self, painted: Picture) -> None:
+        """The last picture from now on."""
+        self._load(painted, self._last)
+
+    def __call__(self, painted: Picture, motion: _Motion, most: float) -> Picture:
+        """kept · (last, moved) + (1 - kept) · painted, (H, W, 3) uint8; the last picture from now on."""
+        import cv2
+
+        height, width, _ = self.shape
+        small_height, small_width = motion.kept.shape
+        scale = np.array([width / small_width, height / small_height], np.float32)
+        cv2.resize(motion.flow * scale, (width, height), dst=self._where, interpolation=cv2.INTER_LINEAR)
+        cv2.add(self._where, pixel_grid(height, width), dst=self._where)
+        weights = motion.kept * np.float32(most * _WEIGHT_SCALE)
+        cv2.resize(weights, (width, height), dst=self._kept, interpolation=cv2.INTER_LINEAR)
+        np.subtract(np.float32(_WEIGHT_SCALE), self._kept, out=self._fresh)
+        cv2.remap(  # type: ignore[call-overload]
+            self._last, self._where, None, cv2.INTER_LINEAR, dst=self._moved, borderMode=cv2.BORDER_REPLICATE
+        )
+        self._load(painted, self._painted)
+        cv2.blendLinear(self._moved, self._painted, self._kept, self._fresh, dst=self._last)
+        # Rounds; the values lie in 0…255 already.
+        cv2.convertScaleAbs(self._last, dst=self._bytes)
+        return np.asarray(cv2.cvtColor(self._bytes, cv2.COLOR_RGBA2RGB), np.uint8)
+
+    def _load(self, picture: Picture, into: _Painting) -> None:
+        import cv2
+
+        cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA, dst=self._bytes)
+        np.copyto(into, self._bytes)
+
+
+def _squared_length(flow: Flow) -> _Weights:
+    import cv2
+
+    return np.asarray(cv2.transform(cv2.multiply(flow, flow), _ONES), np.float32)
+
+
+_ONES = np.ones((1, 2), np.float32)
+
+
+def shrink(picture: Picture, short_side: int) -> Picture:
+    """(H, W, 3) with the shorter side at most `short_side`, by area."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    scale = min(1.0, short_side / min(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return picture if scale == 1.0 else np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def check_amount(amount: float) -> None:
+    """Refuse what is no share."""
+    if not 0.0 <= amount <= 1.0:
+        raise ValueError(f"smooth must be between 0 and 1, got {amount}")

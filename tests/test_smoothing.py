@@ -1,0 +1,213 @@
+"""The smoother, where the truth is known: still, moving, cut, and not asked for."""
+
+import threading
+
+import cv2
+import numpy as np
+import pytest
+
+from impasto.realtime.optical_flow import FlowEstimator, followed, to_grey, warp
+from impasto.realtime.smoothing import Smoother
+
+
+def texture(seed: int, height: int = 180, width: int = 320) -> np.ndarray:
+    """(H, W, 3) uint8: soft coloured noise, which can be followed everywhere."""
+    noise = np.random.default_rng(seed).normal(0, 1, (height, width, 3))
+    soft = cv2.GaussianBlur(noise, (0, 0), 3)
+    return np.uint8(np.clip(128 + soft / soft.std() * 45, 0, 255))
+
+
+def with_square(background: np.ndarray, left: int, top: int = 60, side: int = 60) -> np.ndarray:
+    picture = background.copy()
+    picture[top : top + side, left : left + side] = texture(99, side, side) // 2 + 110
+    return picture
+
+
+def noisy(picture: np.ndarray, seed: int, sigma: float = 3.0) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(0, sigma, picture.shape)
+    return np.clip(np.rint(picture + noise), 0, 255).astype(np.uint8)
+
+
+# Flow, warping and masks
+
+
+def test_warp_by_the_true_motion_is_the_identity() -> None:
+    scene = texture(0, 200, 340)
+    first, second = scene[10:190, 10:330], scene[7:187, 5:325]  # the scene moves by (+5, +3)
+    flow = np.full((180, 320, 2), (5, 3), np.float32)
+    np.testing.assert_array_equal(warp(second, flow)[:-3, :-5], first[:-3, :-5])
+
+
+def test_estimated_flow_is_near_the_true_one() -> None:
+    scene = texture(0, 200, 340)
+    first, second = scene[10:190, 10:330], scene[7:187, 5:325]
+    flow = FlowEstimator("medium")(to_grey(first), to_grey(second))
+    # Not at the border, where what should match has left the picture.
+    assert np.abs(flow[20:-20, 20:-20] - (5, 3)).max() < 0.25
+
+
+def test_occlusion_mask_of_a_square_that_moves_over_a_background() -> None:
+    """True motion: what the square covers next is lost, and so are its edges; the rest is followed."""
+    height, width, step = 180, 320, 12
+    flow, reverse = np.zeros((height, width, 2), np.float32), np.zeros((height, width, 2), np.float32)
+    flow[60:120, 100:160, 0] = step
+    reverse[60:120, 100 + step : 160 + step, 0] = -step
+    mask = followed(flow, reverse)
+    covered_next = np.s_[62:118, 162 : 160 + step - 2]
+    assert not mask[covered_next].any()
+    assert mask[62:118, 102:157].all(), "the inside of the square is seen in both pictures"
+    elsewhere = mask.copy()
+    elsewhere[56:124, 96 : 164 + step] = True
+    assert elsewhere.all()
+
+
+def test_mask_loses_what_leaves_the_picture() -> None:
+    flow = np.full((40, 60, 2), (7, 0), np.float32)
+    mask = followed(flow, -flow)
+    assert mask[:, :53].all()
+    assert not mask[:, 53:].any()
+
+
+# The smoother
+
+
+def test_zero_is_the_same_picture_bit_for_bit() -> None:
+    smooth = Smoother(0.0)
+    for seed in range(3):
+        painted = texture(seed)
+        assert smooth(texture(seed + 10), painted) is painted
+
+
+def test_first_frame_is_untouched() -> None:
+    painted = texture(1)
+    np.testing.assert_array_equal(Smoother(1.0)(texture(0), painted), painted)
+
+
+@pytest.mark.parametrize("amount", [0.5, 1.0])
+def test_still_background_does_not_drift_in_500_frames(amount: float) -> None:
+    """A noisy camera, a still scene and something that moves through it: the still part must stay what it was."""
+    scene, painted, smooth = texture(0), texture(1), Smoother(amount)
+    for number in range(500):
+        content = with_square(scene, left=20 + number % 40)
+        out = smooth(noisy(content, number), painted)
+    far = np.ones(scene.shape[:2], bool)
+    far[50:130, 10:130] = False  # where the square passes, the blend follows it
+    assert np.abs(out[far].astype(int) - painted[far]).max() <= 1
+
+
+def test_steady_flicker_keeps_its_mean() -> None:
+    """No darkening: a painting that alternates between two levels settles between them."""
+    scene, smooth = texture(0), Smoother(1.0)
+    low, high = np.full_like(scene, 100), np.full_like(scene, 111)
+    outs = [smooth(scene, high if number % 2 else low).astype(float) for number in range(200)]
+    assert abs(np.mean(outs[-20:]) - 105.5) < 0.5
+    # E = (1 - w)² · change² for an alternating picture tends to ((1 - w) / (1 + w))² of it: 0.003 at w = 0.9.
+    assert np.abs(outs[-1] - outs[-2]).max() <= 1
+
+
+def test_flicker_is_carried_along_with_the_motion() -> None:
+    """A pan over a painting that moves with the scene and flickers: less flicker than before, no smear."""
+    rng = np.random.default_rng(0)
+    wide, wide_painting = texture(0, 180, 500), texture(1, 180, 500).astype(float)
+    smooth, error_before, error_after = Smoother(0.7), [], []
+    for number in range(30):
+        view = np.s_[:, 3 * number : 3 * number + 320]
+        truth = wide_painting[view]
+        painted = np.uint8(np.clip(truth + rng.normal(0, 12, truth.shape), 0, 255))
+        out = smooth(wide[view], painted)
+        inner = np.s_[20:-20, 20:-40]  # what has been in view for long
+        error_before.append(np.square(painted - truth)[inner].mean())
+        error_after.append(np.square(out - truth)[inner].mean())
+    assert np.mean(error_after[10:]) < 0.45 * np.mean(error_before[10:])
+
+
+def test_no_ghost_behind_a_moving_square() -> None:
+    """The painting is the scene itself, so every difference is a trail of the past."""
+    scene, smooth = texture(0), Smoother(1.0)
+    for left in range(20, 200, 9):
+        content = with_square(scene, left)
+        out = smooth(content, content)
+    difference = np.abs(out.astype(int) - content).max(axis=2)
+    assert np.mean(difference > 24) < 0.002
+    behind = np.s_[64:116, left - 40 : left - 2]
+    assert np.mean(difference[behind]) < 4
+
+
+def test_change_of_the_input_is_shown_at_once() -> None:
+    scene, smooth = texture(0), Smoother(1.0)
+    for _ in range(5):
+        smooth(scene, texture(1))
+    lit = scene.copy()
+    lit[40:140, 100:220] = np.clip(lit[40:140, 100:220].astype(int) + 70, 0, 255)
+    out, painted = smooth(lit, texture(2)), texture(2)
+    inside = np.s_[50:130, 110:210]
+    assert np.abs(out[inside].astype(int) - painted[inside]).mean() < 3
+
+
+def test_cut_resets() -> None:
+    hue_a, hue_b = (cv2.applyColorMap(texture(s)[..., 0], m) for s, m in ((0, cv2.COLORMAP_WINTER), (1, 0)))
+    smooth = Smoother(1.0)
+    for _ in range(4):
+        smooth(hue_a, texture(2))
+    painted = texture(3)
+    np.testing.assert_array_equal(smooth(hue_b, painted), painted)
+    assert smooth.cuts == 1
+
+
+def test_reset_forgets() -> None:
+    smooth = Smoother(1.0)
+    smooth(texture(0), texture(1))
+    smooth.reset()
+    painted = texture(2)
+    np.testing.assert_array_equal(smooth(texture(0), painted), painted)
+
+
+def test_other_size_starts_anew() -> None:
+    smooth = Smoother(1.0)
+    smooth(texture(0), texture(1))
+    painted = texture(2, 90, 160)
+    np.testing.assert_array_equal(smooth(texture(0, 90, 160), painted), painted)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 300), (17, 19), (64, 33)])
+def test_any_size(height: int, width: int) -> None:
+    smooth = Smoother(0.5)
+    for seed in range(3):
+        assert smooth(texture(seed, height, width), texture(seed, height, width)).shape == (height, width, 3)
+
+
+def test_motion_is_looked_for_while_painting() -> None:
+    names: list[str] = []
+
+    def paint() -> np.ndarray:
+        names.extend(thread.name for thread in threading.enumerate())
+        return texture(1)
+
+    Smoother(0.5).paint(texture(0, 1080, 1920), paint)
+    assert "impasto-motion" in names
+
+
+def test_live_drops_the_smoothing_not_the_frame() -> None:
+    scene, smooth = texture(0, 720, 1280), Smoother(1.0, patience_ms=0)
+    painted = [texture(seed, 720, 1280) for seed in range(3)]
+    outs = [smooth(scene, picture) for picture in painted]  # painted at once: motion is always late
+    smooth.reset()
+    for out, picture in zip(outs, painted, strict=True):
+        np.testing.assert_array_equal(out, picture)
+    assert smooth.dropped >= 2
+
+
+def test_error_while_painting_leaves_no_thread() -> None:
+    def fail() -> np.ndarray:
+        raise RuntimeError("engine broke")
+
+    smooth = Smoother(0.5)
+    with pytest.raises(RuntimeError, match="engine broke"):
+        smooth.paint(texture(0), fail)
+    assert not [thread for thread in threading.enumerate() if thread.name == "impasto-motion"]
+
+
+@pytest.mark.parametrize("amount", [-0.1, 1.01, float("nan")])
+def test_amount_out_of_range(amount: float) -> None:
+    with pytest.raises(ValueError, match="smooth must be between 0 and 1"):
+        Smoother(amount)
