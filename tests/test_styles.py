@@ -1,0 +1,129 @@
+"""Installed styles: found, listed, added, removed, previewed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import pytest
+from typer.testing import CliRunner
+
+from impasto.assets import DEMO_CLIP, find_style, installed_styles, user_styles
+from impasto.export.artifact import Artifact, load_artifact
+from impasto.export.errors import ArtifactError
+from impasto.realtime.cli import app
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("IMPASTO_STYLES", str(tmp_path / "own"))
+    return tmp_path / "own"
+
+
+@pytest.fixture
+def run() -> Run:
+    def invoke(*arguments: object) -> tuple[int, str, str]:
+        done = CliRunner().invoke(app, ["styles", *map(str, arguments)])
+        return done.exit_code, done.stdout, done.stderr
+
+    return invoke
+
+
+SHIPPED = sorted((name, tier) for name, tiers in installed_styles().items() for tier in tiers)
+
+
+@pytest.mark.parametrize(("name", "tier"), SHIPPED)
+def test_a_shipped_style_says_where_it_comes_from(name: str, tier: str) -> None:
+    known = load_artifact(find_style(name, tier)).metadata
+    assert (known.name, known.tier, known.stride) == (name, tier, 4)
+    assert known.style.title
+    assert known.style.artist
+    assert known.style.year
+    assert known.style.licence == "public domain"
+    assert len(known.style.sha256) == 64
+    assert known.training["steps"] == known.training["step"]
+    assert {"content", "style"} <= known.losses.keys()
+    assert any(parity.precision == "fp32" and parity.psnr_db >= 50 for parity in known.parity)
+
+
+def test_mosaic_ships_in_the_fast_tier() -> None:
+    assert ("mosaic", "fast") in SHIPPED
+    assert find_style("mosaic") == find_style("mosaic", "fast")
+
+
+def test_the_demo_clip_is_small_and_has_sound() -> None:
+    import av
+
+    with av.open(str(DEMO_CLIP)) as clip:
+        assert 3 <= clip.duration / av.time_base <= 5
+        assert clip.streams.video
+        assert clip.streams.audio
+    assert DEMO_CLIP.stat().st_size < 1_000_000
+
+
+def test_an_unknown_style_names_those_that_are_there() -> None:
+    with pytest.raises(ArtifactError, match="mosaic"):
+        find_style("no-such-style")
+    with pytest.raises(ArtifactError, match="tier of mosaic"):
+        find_style("mosaic", "slow")
+
+
+def test_the_list_has_a_row_for_each_style(run: Run) -> None:
+    code, out, _ = run("--json")
+    assert code == 0
+    assert sorted((row["name"], row["tier"]) for row in json.loads(out)) == SHIPPED
+    code, out, _ = run()
+    assert code == 0
+    assert all(name in out for name, _ in SHIPPED)
+
+
+def test_a_style_is_added_listed_and_removed(run: Run, identity_artifact: Artifact, own_folder: Path) -> None:
+    assert run("add", identity_artifact.path)[0] == 0
+    assert find_style("identity") == own_folder / "identity.fast.onnx"
+    code, _, err = run("add", identity_artifact.path)
+    assert (code, "--overwrite" in err) == (3, True)
+    assert run("add", identity_artifact.path, "--overwrite")[0] == 0
+    assert run("remove", "identity")[0] == 0
+    assert list(own_folder.iterdir()) == []
+
+
+def test_a_user_style_hides_ours_of_the_same_name(make_artifact, identity_model, run: Run, own_folder: Path) -> None:
+    run("add", make_artifact(identity_model, name="mosaic").path)
+    assert find_style("mosaic", "fast").parent == own_folder == user_styles()
+
+
+def test_what_ships_cannot_be_removed(run: Run) -> None:
+    code, _, err = run("remove", "mosaic")
+    assert code == 3
+    assert len(err.strip().splitlines()) == 1
+    assert find_style("mosaic").is_file()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a model"])
+def test_what_is_no_artifact_is_not_added(run: Run, tmp_path: Path, own_folder: Path, content: bytes | None) -> None:
+    path = tmp_path / "x.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    code, _, err = run("add", path)
+    assert code == 3
+    assert len(err.strip().splitlines()) == 1
+    assert not own_folder.exists()
+
+
+def test_a_preview_is_a_picture_of_every_style(run: Run, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    assert run("--preview", sheet)[0] == 0
+    picture = cv2.imread(str(sheet))
+    rows = -(-(len(SHIPPED) + 1) // 3)
+    assert picture.shape[0] > rows * 270
+    assert picture[100:200, 100:300].std() > 5
+    assert run("--preview", sheet)[0] == 6
+    assert run("--preview", sheet, "--overwrite")[0] == 0
+
+
+def test_a_preview_of_what_is_no_picture_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"not a picture")
+    assert run("--preview", tmp_path / "a.png", "--photo", tmp_path / "x.jpg")[0] == 4
+    assert run("--preview", tmp_path / "a.nonsense")[0] == 6
