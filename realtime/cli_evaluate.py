@@ -17,18 +17,19 @@ def _open_artifacts(text: str, device: str) -> Sequence[OpenedStyle]:
 
 
 def _open(path: Path, device: str) -> OpenedStyle:
-    import numpy as np
+    from fractions import Fraction
 
     from ..export.artifact import load_artifact
     from .engine import load_engine
-    from .frame import Picture
+    from .frame import Frame, Picture
+    from .stylizer import Stylizer
 
     artifact = load_artifact(path)
     engine = load_engine(artifact, device=device)
+    stylizer = Stylizer(engine)
 
     def paint(picture: Picture) -> Picture:
-        painted: Picture = engine(picture[np.newaxis])[0]
-        return painted
+        return stylizer(Frame(picture, Fraction(0))).data
 
     known = artifact.metadata
     return OpenedStyle(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from .data import Picture, find_pictures, read_picture, resize_short_side, to_picture, to_tensor
 from .errors import TrainingError
@@ -29,6 +30,7 @@ from .quality import StyleTarget, evaluation_picture, grid_pattern, structure_ke
 EVALUATIONS = (25, 50, 100, 200, 400)
 """After which the Gatys reference is looked at."""
 _TIMED_RUNS = 3
+_BORDER = 8  # pixels, as much as the stylizer cuts away again: zero padding paints a frame
 
 
 @dataclass(frozen=True)
@@ -214,12 +216,13 @@ def evaluate(
 
 
 def checkpoint_painter(network: torch.nn.Module) -> Callable[[Picture], Picture]:
-    """PyTorch in fp32; H and W must be multiples of the network's stride, as the 480x480 of the evaluation are."""
+    """PyTorch in fp32, with the mirrored border that styles are run with; H and W must be multiples of four."""
     device = next(network.parameters()).device
 
     @torch.inference_mode()
     def paint(picture: Picture) -> Picture:
-        return to_picture(network(to_tensor(picture).to(device)))
+        padded = functional.pad(to_tensor(picture).to(device), (_BORDER,) * 4, mode="reflect")
+        return to_picture(network(padded)[:, :, _BORDER:-_BORDER, _BORDER:-_BORDER])
 
     return paint
 

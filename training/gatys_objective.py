@@ -15,22 +15,22 @@ T_r is the root of ours.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from .gatys_config import Statistics
 from .loss_network import LossNetwork
-from .losses import content_loss, style_loss, total_variation_loss
-
-Statistics = Literal["gram", "covariance"]
+from .losses import content_loss, gram_matrix, style_loss, total_variation_loss
 
 
 class LayerTarget(Protocol):
     """What one painting, or one region of it, has at one layer."""
 
-    def loss(self, features: Tensor, region: Tensor) -> Tensor:
-        """Scalar distance of features (1, C, H, W) under the region's weights (1, 1, H, W), which sum to 1."""
+    def loss(self, features: Tensor, region: Tensor | None) -> Tensor:
+        """Scalar distance of features (1, C, H, W) under the region's weights (1, 1, H, W), which sum to 1; None is
+        the whole picture."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class GramTarget:
     """(1, C, C)."""
 
     @classmethod
-    def of(cls, features: Tensor, region: Tensor) -> "GramTarget":
+    def of(cls, features: Tensor, region: Tensor | None) -> "GramTarget":
         return cls(region_gram(features, region))
 
-    def loss(self, features: Tensor, region: Tensor) -> Tensor:
+    def loss(self, features: Tensor, region: Tensor | None) -> Tensor:
         return style_loss(region_gram(features, region), self.gram)
 
 
@@ -59,13 +59,13 @@ class CovarianceTarget:
     """Σ_s^½, (C, C)."""
 
     @classmethod
-    def of(cls, features: Tensor, region: Tensor) -> "CovarianceTarget":
+    def of(cls, features: Tensor, region: Tensor | None) -> "CovarianceTarget":
         mean, covariance = region_moments(features, region)
         values, vectors = torch.linalg.eigh(covariance.double())
         root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
         return cls(mean, covariance.trace(), root.to(mean.dtype))
 
-    def loss(self, features: Tensor, region: Tensor) -> Tensor:
+    def loss(self, features: Tensor, region: Tensor | None) -> Tensor:
         mean, covariance = region_moments(features, region)
         # Only eigenvalues are asked for: their gradient is V diag(g) Vᵀ, without the 1 / (λ_i - λ_j) of eigenvectors
         # that makes the gradient of a matrix root explode where eigenvalues meet.
@@ -78,30 +78,30 @@ class CovarianceTarget:
         return relative
 
 
-def layer_target(features: Tensor, region: Tensor, statistics: Statistics) -> LayerTarget:
+def layer_target(features: Tensor, region: Tensor | None, statistics: Statistics) -> LayerTarget:
     """The statistics of (1, C, H, W) features under a region's weights (1, 1, H, W)."""
     return GramTarget.of(features, region) if statistics == "gram" else CovarianceTarget.of(features, region)
 
 
-def region_gram(features: Tensor, region: Tensor) -> Tensor:
+def region_gram(features: Tensor, region: Tensor | None) -> Tensor:
     """Σ_hw w_hw F_c,hw F_d,hw / C: (1, C, H, W) and (1, 1, H, W) -> (1, C, C); `gram_matrix` where w = 1 / (H·W)."""
+    if region is None:
+        return gram_matrix(features)
     channels = features.shape[1]
     flat = features.flatten(2)
     return (flat * region.flatten(2)) @ flat.transpose(1, 2) / channels
 
 
-def region_moments(features: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
+def region_moments(features: Tensor, region: Tensor | None) -> tuple[Tensor, Tensor]:
     """Weighted mean (C,) and covariance (C, C) of (1, C, H, W) features."""
-    flat, weights = features[0].flatten(1), region[0].flatten(1)
-    mean = (flat * weights).sum(dim=1)
-    centred = flat - mean[:, None]
-    return mean, (centred * weights) @ centred.T
-
-
-def everywhere(features: Tensor) -> Tensor:
-    """The region that is the whole picture: (1, 1, H, W), constant, sum 1."""
-    height, width = features.shape[-2:]
-    return features.new_full((1, 1, height, width), 1 / (height * width))
+    flat = features[0].flatten(1)
+    if region is None:
+        mean = flat.mean(dim=1)
+        # Not centred first: that would keep another copy of the features for the gradient.
+        return mean, flat @ flat.T / flat.shape[1] - torch.outer(mean, mean)
+    weighted = flat * region[0].flatten(1)
+    mean = weighted.sum(dim=1)
+    return mean, weighted @ flat.T - torch.outer(mean, mean)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class ContentTerm:
 
 @dataclass(frozen=True)
 class Objective:
-    """A function of a picture (1, 3, H, W) in [0, 255], to be minimised."""
+    """A function of a picture (1, 3, H, W) in [0, 255], to be minimised; (1, 1, H, W) is a grey one."""
 
     loss_network: LossNetwork
     content: Sequence[ContentTerm]
@@ -138,6 +138,8 @@ class Objective:
 
     def losses(self, picture: Tensor) -> dict[str, Tensor]:
         """`content`, `style`, `tv` unweighted and `total` weighted, each a scalar that can be differentiated."""
+        if picture.shape[1] == 1:
+            picture = picture.expand(-1, 3, -1, -1)
         layers = {term.layer for term in self.content} | {wish.layer for wish in self.style}
         features = self.loss_network(picture, layers) if layers else {}
         zero = picture.new_zeros(())
@@ -146,8 +148,7 @@ class Objective:
             content = content + term.weight * content_loss(features[term.layer], term.target)
         for wish in self.style:
             at_layer = features[wish.layer]
-            region = everywhere(at_layer) if wish.region is None else wish.region
-            style = style + wish.weight * wish.target.loss(at_layer, region)
+            style = style + wish.weight * wish.target.loss(at_layer, wish.region)
         tv = total_variation_loss(picture)
         total = self.content_weight * content + self.style_weight * style + self.tv_weight * tv
         return {"content": content, "style": style, "tv": tv, "total": total}
@@ -176,6 +177,6 @@ def style_terms(
     with torch.no_grad():
         features = loss_network(painting, layers)
         return tuple(
-            StyleTerm(layer, layer_target(features[layer], everywhere(features[layer]), statistics), weight * share)
+            StyleTerm(layer, layer_target(features[layer], None, statistics), weight * share)
             for layer, share in layers.items()
         )

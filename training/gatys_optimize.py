@@ -11,19 +11,15 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from .gatys_config import LBFGS_HISTORY, Optimizer
 from .gatys_objective import Objective
 
 log = logging.getLogger(__name__)
 
-Optimizer = Literal["lbfgs", "adam"]
-
-LBFGS_HISTORY = 20
-"""Pairs of vectors that L-BFGS keeps, each as large as the picture; 100 gain nothing that can be seen."""
 _MAX_RESTARTS = 8
 _OUTSIDE = 10.0  # pull on pixels outside the range, relative to the first total; 4 to 120 end within 1 %
 _DIVERGED = 100.0  # times the lowest total so far; L-BFGS recovers from jumps of up to about ten by itself

@@ -58,7 +58,8 @@ def write_picture(path: Path, picture: Picture) -> None:
     """
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        if not cv2.imwrite(str(part), picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95]):
+        options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in {".jpg", ".jpeg"} else []
+        if not cv2.imwrite(str(part), picture[:, :, ::-1], options):
             raise TrainingError(f"cannot write {path}")
         os.replace(part, path)
     except (cv2.error, OSError) as exc:

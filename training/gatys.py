@@ -1,0 +1,381 @@
+"""Paint one picture by optimising its pixels: Gatys, Ecker, Bethge 2015 (arXiv 1508.06576), coarse to fine.
+
+The quality reference of every network here, and the tool for a poster or a keyframe. Where we differ from the paper:
+losses are relative to the target's energy (`gatys_objective.py`), pixels stay in [0, 255] (`gatys_optimize.py`), the
+start is the photograph, and large pictures are painted at growing scales as in Gatys et al. 2017, section 6: the
+receptive field of the loss network is fixed, so marks much larger than its 200 pixels can only be laid while the
+picture is small.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .data import Picture, to_picture, to_tensor
+from .errors import TrainingError
+from .gatys_color import finish_colors, prepare_colors
+from .gatys_config import SMALLEST, STYLE_WEIGHTS, GatysConfig
+from .gatys_masks import Color, Regions, Weights, find_regions, match_regions, name_color, soft_weights
+from .gatys_memory import available_memory, largest_size, memory_needed
+from .gatys_objective import Objective, StyleTerm, content_terms, layer_target, style_terms
+from .gatys_optimize import Evaluation, minimise
+from .loss_network import LossNetwork
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StyleImage:
+    """A painting to paint like."""
+
+    picture: Picture
+    weight: float = 1.0
+    """Against the other paintings; only the ratio counts."""
+    mask: Picture | None = None
+    """(H, W, 3) uint8, as large as the painting, in flat colours."""
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """What an evaluation reports."""
+
+    scale: int
+    """From 0."""
+    scales: Sequence[tuple[int, int]]
+    """(height, width) of every scale, pixels."""
+    iteration: int
+    """At this scale, from 1."""
+    iterations: int
+    losses: Mapping[str, float]
+    """`content`, `style`, `tv` unweighted, `total` weighted, at the picture tried."""
+    best: float
+    """Lowest total at this scale."""
+    seconds: float
+    """Since the beginning."""
+    seconds_left: float
+    picture: Callable[[], Picture]
+    """The best so far as bytes, colours not yet finished; call it only when you need it."""
+
+
+@dataclass(frozen=True)
+class Painting:
+    """What was painted."""
+
+    picture: Picture
+    losses: Mapping[str, float]
+    """At the end of the last scale."""
+    curves: Sequence[Sequence[float]]
+    """Lowest total after each evaluation, by scale."""
+    seconds: float
+    stopped: bool
+    """It was asked to stop; the picture is the best so far, at the size of the scale it had come to."""
+    notes: tuple[str, ...]
+    """What went wrong and was mended, one line each."""
+
+
+def paint(
+    content: Picture,
+    styles: Sequence[StyleImage],
+    loss_network: LossNetwork,
+    config: GatysConfig | None = None,
+    *,
+    content_mask: Picture | None = None,
+    start: Picture | None = None,
+    callback: Callable[[Iterate], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Painting:
+    """Paint a photograph in the manner of one or several paintings.
+
+    Args:
+        content: (H, W, 3) uint8 RGB.
+        styles: needed unless `style_weight` is 0.
+        content_mask: (H, W, 3) uint8, as large as `content`, in the flat colours of the styles' masks.
+        start: picture to begin with instead of `config.start`, of any size.
+        callback: told of every evaluation.
+        should_stop: asked after every evaluation; True ends with the best picture so far.
+
+    Raises:
+        TrainingError: the size does not fit into memory, or the masks do not fit one another.
+        ValueError: options that contradict one another.
+    """
+    config = GatysConfig() if config is None else config
+    if config.style_weight != 0 and not styles:
+        raise ValueError("styles must be at least one painting unless style_weight is 0")
+    regions = _regions(content, styles, content_mask)
+    device = loss_network.preprocess.weight.device
+    scales = scale_sizes(content.shape[0], content.shape[1], config.min_size, config.size)
+    check_memory(scales[-1], loss_network, config)
+    photo, paintings = prepare_colors(
+        content,
+        [style.picture for style in styles],
+        config.color,
+        transform=config.color_transform,
+        direction=config.color_direction,
+    )
+    prepared = [StyleImage(picture, style.weight) for picture, style in zip(paintings, styles, strict=True)]
+    clock = _Clock(scales, config.iterations)
+    picture: Tensor | None = None if start is None else _canvas(start, *scales[0], device)
+    curves: list[list[float]] = []
+    notes: list[str] = []
+    for scale, (height, width) in enumerate(scales):
+        objective = _objective(photo, prepared, regions, loss_network, config, height, width)
+        picture = _start(photo, height, width, config, device) if picture is None else enlarge(picture, height, width)
+        if config.color == "luminance":
+            picture = picture.mean(dim=1, keepdim=True)  # one channel: Gatys et al. 2016, section 4
+        report = None if callback is None else _reporter(callback, clock, scale)
+        minimum = minimise(
+            objective,
+            picture,
+            optimizer=config.optimizer,
+            evaluations=config.iterations,
+            learning_rate=config.learning_rate,
+            history=config.history,
+            callback=report,
+            should_stop=should_stop,
+        )
+        picture = minimum.picture.expand(-1, 3, -1, -1)
+        curves.append(minimum.curve)
+        notes += [f"{width}x{height}, {note}" for note in minimum.notes]
+        if minimum.stopped:
+            break
+    assert picture is not None  # there is at least one scale
+    painted = to_picture(picture)
+    painted = finish_colors(painted, resize(content, *painted.shape[:2]), config.color)
+    return Painting(painted, minimum.losses, curves, clock.seconds, minimum.stopped, tuple(notes))
+
+
+def scale_sizes(height: int, width: int, min_size: int, size: int) -> list[tuple[int, int]]:
+    """(height, width) of the scales, smallest first: long sides `size`, `size`/√2, `size`/2 … not below `min_size`."""
+    long_sides = [float(size)]
+    while long_sides[-1] / math.sqrt(2) >= min_size - 0.5:
+        long_sides.append(long_sides[-1] / math.sqrt(2))
+    return [
+        (max(1, round(height * side / max(height, width))), max(1, round(width * side / max(height, width))))
+        for side in reversed(long_sides)
+    ]
+
+
+def check_memory(shape: tuple[int, int], loss_network: LossNetwork, config: GatysConfig) -> int:
+    """Bytes that painting at (height, width) takes.
+
+    Raises:
+        TrainingError: there are not so many; the message names the largest size that fits.
+    """
+    layers = _all_layers(config)
+    needed = memory_needed(*shape, loss_network, layers, optimizer=config.optimizer, history=config.history)
+    available = available_memory(loss_network.preprocess.weight.device)
+    if available is None or needed <= available:
+        return needed
+    aspect = min(shape) / max(shape)
+    largest = largest_size(available, aspect, loss_network, layers, optimizer=config.optimizer, history=config.history)
+    raise TrainingError(
+        f"size must be at most {largest} to fit into the {available / 2**30:.1f} GB of memory that are free, got "
+        f"{max(shape)}, which needs {needed / 2**30:.1f} GB; a smaller --history or --optimizer adam needs less"
+    )
+
+
+def resize(picture: Picture, height: int, width: int) -> Picture:
+    """(H, W, 3) uint8: area averaging down, cubic up."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    smaller = height * width < picture.shape[0] * picture.shape[1]
+    resized = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def enlarge(picture: Tensor, height: int, width: int) -> Tensor:
+    """(1, C, h, w) in [0, 255] to (1, C, height, width), bicubic."""
+    if picture.shape[-2:] == (height, width):
+        return picture
+    return functional.interpolate(picture, (height, width), mode="bicubic", align_corners=False).clamp(0, 255)
+
+
+def _all_layers(config: GatysConfig) -> set[str]:
+    content = config.content_layers if config.content_weight else {}
+    style = config.style_layers if config.style_weight != 0 else {}
+    return {*content, *style}
+
+
+def _canvas(picture: Picture, height: int, width: int, device: torch.device) -> Tensor:
+    return to_tensor(resize(picture, height, width)).to(device)
+
+
+def _start(photo: Picture, height: int, width: int, config: GatysConfig, device: torch.device) -> Tensor:
+    """The first scale's picture. Noise is white around the photograph's mean colour; Gatys et al. take it around grey
+    of VGG's mean, which is a colour cast for most photographs."""
+    canvas = _canvas(photo, height, width, device)
+    if config.start == "content":
+        return canvas
+    generator = torch.Generator().manual_seed(config.seed)
+    noise = canvas.mean(dim=(2, 3), keepdim=True) + 40 * torch.randn(canvas.shape, generator=generator).to(device)
+    share = 1.0 if config.start == "noise" else config.noise
+    return ((1 - share) * canvas + share * noise).clamp(0, 255)
+
+
+def _objective(
+    photo: Picture,
+    styles: Sequence[StyleImage],
+    regions: "_MatchedRegions | None",
+    loss_network: LossNetwork,
+    config: GatysConfig,
+    height: int,
+    width: int,
+) -> Objective:
+    """The losses at one scale; the paintings grow and shrink with the picture."""
+    device = loss_network.preprocess.weight.device
+    content = content_terms(
+        _canvas(photo, height, width, device), loss_network, config.content_layers if config.content_weight else {}
+    )
+    style: list[StyleTerm] = []
+    total_weight = sum(image.weight for image in styles)
+    for number, image in enumerate(styles if config.style_weight != 0 else ()):
+        painting = to_tensor(scaled_style(image.picture, min(height, width), config.style_scale)).to(device)
+        weight = image.weight / total_weight
+        if regions is None:
+            style += style_terms(
+                painting, loss_network, config.style_layers, statistics=config.statistics, weight=weight
+            )
+        else:
+            style += regions.terms(number, weight, painting, loss_network, config, height, width)
+    style_weight = STYLE_WEIGHTS[config.statistics] if config.style_weight is None else config.style_weight
+    return Objective(loss_network, content, style, config.content_weight, style_weight, config.tv_weight)
+
+
+def scaled_style(painting: Picture, short_side: int, style_scale: float) -> Picture:
+    """The painting at `style_scale` times the picture's short side, never so small that a layer vanishes."""
+    height, width = painting.shape[:2]
+    factor = max(short_side * style_scale, SMALLEST) / min(height, width)
+    if factor > 2:
+        log.warning(
+            "the painting is %dx%d and is enlarged %.1f times: its marks will be soft; a smaller --style-scale helps",
+            width, height, factor,
+        )  # fmt: skip
+    return resize(painting, max(1, round(height * factor)), max(1, round(width * factor)))
+
+
+@dataclass(frozen=True)
+class _MatchedRegions:
+    """Which region of the picture looks at which region of which painting."""
+
+    content: Regions
+    styles: Sequence[Regions]
+    pairs: Mapping[Color, Sequence[tuple[int, Color]]]
+
+    def terms(
+        self,
+        number: int,
+        weight: float,
+        painting: Tensor,
+        loss_network: LossNetwork,
+        config: GatysConfig,
+        height: int,
+        width: int,
+    ) -> list[StyleTerm]:
+        """The terms of painting `number`, (1, 3, h, w), for a picture of (height, width)."""
+        with torch.no_grad():
+            features = loss_network(painting, config.style_layers)
+        found = []
+        for color, partners in self.pairs.items():
+            for style_number, style_color in partners:
+                if style_number != number:
+                    continue
+                # Several paintings may share a region: there their weights are shared out anew.
+                rivals = len({other for other, _ in partners})
+                there = soft_weights(self.styles[number].masks[style_color], *painting.shape[-2:])
+                here = soft_weights(self.content.masks[color], height, width)
+                share = float(here.mean()) * (weight * len(self.styles) / rivals)
+                for layer, layer_weight in config.style_layers.items():
+                    target = layer_target(
+                        features[layer],
+                        _at_layer(
+                            there, features[layer].shape[-2:], f"style mask's {name_color(style_color)}", painting
+                        ),
+                        config.statistics,
+                    )
+                    shape = _layer_shape(layer, height, width)
+                    region = _at_layer(here, shape, f"content mask's {name_color(color)}", painting)
+                    found.append(StyleTerm(layer, target, layer_weight * share, region))
+        return found
+
+
+def _layer_shape(layer: str, height: int, width: int) -> tuple[int, int]:
+    """Height and width of `relu<block>_<i>`: halved, rounded down, before each block after the first."""
+    halvings = int(layer[4]) - 1
+    return height >> halvings, width >> halvings
+
+
+def _at_layer(weights: Weights, shape: tuple[int, int], what: str, like: Tensor) -> Tensor:
+    """A region's weights averaged down to a layer's size and made to sum to 1: (1, 1, H, W)."""
+    full = torch.from_numpy(weights)[None, None].to(like.device)
+    region = functional.adaptive_avg_pool2d(full, shape)
+    total = region.sum()
+    if float(total) < 1e-3:
+        raise TrainingError(f"the {what} region must be larger: nothing is left of it at {shape[1]}x{shape[0]}")
+    return region / total
+
+
+def _regions(content: Picture, styles: Sequence[StyleImage], content_mask: Picture | None) -> _MatchedRegions | None:
+    masks = [style.mask for style in styles if style.mask is not None]
+    if content_mask is None and not masks:
+        return None
+    if content_mask is None or len(masks) != len(styles):
+        raise ValueError(
+            f"masks must be given for the photograph and every painting, got {int(content_mask is not None)} and "
+            f"{len(masks)} for {len(styles)}"
+        )
+    for what, mask, picture in (
+        ("content mask", content_mask, content),
+        *(("style mask", style.mask, style.picture) for style in styles),
+    ):
+        if mask is not None and mask.shape != picture.shape:
+            raise TrainingError(
+                f"the {what} must be as large as its picture, {picture.shape[1]}x{picture.shape[0]}, got "
+                f"{mask.shape[1]}x{mask.shape[0]}"
+            )
+    here = find_regions(content_mask, what="content mask")
+    there = [find_regions(mask, what="style mask") for mask in masks]
+    return _MatchedRegions(here, there, match_regions(here, there))
+
+
+class _Clock:
+    """Time gone and time left: an evaluation costs what its pixels cost."""
+
+    def __init__(self, scales: Sequence[tuple[int, int]], iterations: int) -> None:
+        self.scales, self.iterations = scales, iterations
+        self.begun = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.begun
+
+    def left(self, scale: int, iteration: int) -> float:
+        pixels = [height * width for height, width in self.scales]
+        done = self.iterations * sum(pixels[:scale]) + iteration * pixels[scale]
+        return self.seconds * (self.iterations * sum(pixels) / done - 1)
+
+
+def _reporter(callback: Callable[[Iterate], None], clock: _Clock, scale: int) -> Callable[[Evaluation], None]:
+    def report(evaluation: Evaluation) -> None:
+        callback(
+            Iterate(
+                scale=scale,
+                scales=clock.scales,
+                iteration=evaluation.number,
+                iterations=clock.iterations,
+                losses=evaluation.losses,
+                best=evaluation.best,
+                seconds=clock.seconds,
+                seconds_left=clock.left(scale, evaluation.number),
+                picture=lambda: to_picture(evaluation.picture.expand(-1, 3, -1, -1)),
+            )
+        )
+
+    return report
