@@ -55,7 +55,8 @@ CODECS: dict[Codec, CodecChoice] = {
         "prores_ks", "yuv422p10le", "yuv422p10le", (".mov", ".mkv"), {"profile": "3", "vendor": "apl0"},
         quality="qscale", speed=None,
     ),
-    "ffv1": CodecChoice("ffv1", "yuv444p", "yuv444p10le", (".mkv", ".nut"), {"level": "3", "slicecrc": "1"},
+    # 10 bits: the fewest in which YCbCr gives 8-bit RGB back.
+    "ffv1": CodecChoice("ffv1", "yuv444p10le", "yuv444p10le", (".mkv", ".nut"), {"level": "3", "slicecrc": "1"},
         quality=None, speed=None),
     "gif": CodecChoice("gif", "rgb8", None, (".gif",), {}, quality=None, speed=None),
     "png": CodecChoice("png", "rgb24", None, (".png", ".mov", ".mkv"), {}, quality=None, speed=None),

@@ -1,6 +1,7 @@
 """Interlaced video to progressive, one picture per frame, by FFmpeg's bwdif."""
 
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 
 import av
 from av.filter import Graph
@@ -24,7 +25,8 @@ def deinterlaced(frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
 
 def _build(frame: VideoFrame) -> Graph:
     graph = Graph()
-    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+    tick = frame.time_base or Fraction(1, 1000)
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=tick)
     bwdif = graph.add("bwdif", mode="send_frame", parity="auto", deint="interlaced")
     graph.link_nodes(source, bwdif, graph.add("buffersink"))
     graph.configure(auto_buffer=False)

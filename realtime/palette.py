@@ -1,5 +1,7 @@
 """RGB pictures to a GIF's 256 colours, a palette of its own for every picture, by FFmpeg's filters."""
 
+from fractions import Fraction
+
 from av.filter import Graph
 from av.video.frame import VideoFrame
 
@@ -22,7 +24,7 @@ class GifWriter:
 
 def _build(frame: VideoFrame) -> Graph:
     graph = Graph()
-    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=None)
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 100))
     split = graph.add("split")
     choose = graph.add("palettegen", stats_mode="single", reserve_transparent="0")
     use = graph.add("paletteuse", new="1", dither="sierra2_4a")

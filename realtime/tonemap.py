@@ -6,6 +6,7 @@ but clips everything above 203 cd/m² and stripes colours outside BT.709.
 """
 
 import tempfile
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ LUMA_709 = np.array([0.2126, 0.7152, 0.0722])
 
 
 class ToneMapper:
-    """Decoded HDR frames to SDR RGB frames (rgb24, BT.709)."""
+    """Decoded HDR frames to SDR RGB frames (rgb24, BT.709); their times are not carried over."""
 
     def __init__(self, transfer: int) -> None:
         self._transfer = transfer
@@ -51,14 +52,13 @@ class ToneMapper:
             self._graph = self._build(rgb)
         self._graph.vpush(rgb)
         mapped = self._graph.vpull()
-        mapped.pts, mapped.time_base, mapped.duration = frame.pts, frame.time_base, frame.duration
         return mapped
 
     def _build(self, frame: VideoFrame) -> Graph:
         graph = Graph()
-        source = graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
-        )
+        # Times do not pass through here: the filter answers at once, and its caller kept the frame.
+        tick = frame.time_base or Fraction(1, 1000)
+        source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=tick)
         with tempfile.TemporaryDirectory(prefix="impasto-") as folder:
             path = Path(folder) / "sdr.cube"
             write_cube(path, sdr_table(self._transfer))

@@ -33,7 +33,7 @@ from .pipeline import Pipeline, Progress, Report
 from .segments import Job, SegmentWriter, join, open_job_folder, unfinished
 from .sink_file import DEFAULT_TIME_BASE, VideoFileWriter
 from .source import Source
-from .source_file import VideoFile, open_input
+from .source_file import VideoFile, open_input, pick_video
 
 logger = logging.getLogger(__name__)
 
@@ -236,8 +236,7 @@ def open_job(
             yield _DirectJob(video, pipeline, writer, target, frames.info, engines.info)
             return
         check_target(target, overwrite=options.overwrite)
-        with _open_source(source, options, after=None) as (_, frames):
-            time_base = frames.info.time_base or DEFAULT_TIME_BASE
+        time_base = time_base_of(source, options)
         identity = identity_of(source, options, engines)
         job = stack.enter_context(
             open_job_folder(target, identity, time_base, resume=options.resume, overwrite=options.overwrite)
@@ -295,6 +294,14 @@ def identity_of(source: str | Path, options: VideoOptions, engines: Engines) -> 
         "libraries": {name: ".".join(map(str, version)) for name, version in av.library_versions.items()},
         **{name: _plain(getattr(options, name)) for name in shaping},
     }
+
+
+def time_base_of(source: str | Path, options: VideoOptions) -> Fraction:
+    """Unit of the result's times, known before anything is decoded."""
+    if options.fps is not None:
+        return 1 / options.fps
+    with open_input(source) as container:
+        return pick_video(container, str(source)).time_base or DEFAULT_TIME_BASE
 
 
 def fingerprint(path: Path) -> str:

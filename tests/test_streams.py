@@ -1,0 +1,204 @@
+"""Sound, subtitles, chapters, attachments and tags across containers, and `verify` that judges them."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from impasto.export.artifact import Artifact
+from impasto.realtime.verify import verify
+from impasto.realtime.video import stylize_video
+
+MakeClip = Callable[..., Path]
+
+
+def add_sound(container: av.container.OutputContainer, codec: str, seed: int, **tags: str) -> Callable[[], None]:
+    stream = container.add_stream(codec, rate=44_100, layout="mono")
+    stream.metadata.update(tags)
+
+    def write() -> None:
+        rng = np.random.default_rng(seed)
+        samples = rng.normal(0, 0.1, (1, 44_100)).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(samples, format="flt" if codec.startswith("pcm") else "fltp", layout="mono")
+        frame.sample_rate, frame.pts = 44_100, 0
+        resampler = av.AudioResampler(
+            stream.format, stream.layout, stream.rate, stream.codec_context.frame_size or None
+        )
+        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One second of Matroska with two sound tracks, subtitles, chapters, a font and tags."""
+    path = tmp_path_factory.mktemp("film") / "film.mkv"
+    with av.open(str(path), "w") as container:
+        container.metadata.update(title="My film", artist="Somebody")
+        video = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        sounds = [add_sound(container, "aac", 1, language="ger"), add_sound(container, "flac", 2, language="eng")]
+        subtitles = container.add_mux_stream("subrip")
+        subtitles.metadata["language"] = "fra"
+        subtitles.time_base = Fraction(1, 1000)
+        container.add_attachment("font.ttf", "application/x-truetype-font", b"not really a font")
+        container.set_chapters(
+            [
+                {
+                    "id": n,
+                    "start": n * 500,
+                    "end": n * 500 + 500,
+                    "time_base": Fraction(1, 1000),
+                    "metadata": {"title": t},
+                }
+                for n, t in enumerate(["One", "Two"])
+            ]
+        )
+        for number in range(25):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number * 9, np.uint8)).reformat(format="yuv420p")
+            frame.pts = number
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        for write in sounds:
+            write()
+        for start, text in ((200, "Hello there"), (600, "Second line")):
+            packet = av.Packet(text.encode())
+            packet.pts = packet.dts = start
+            packet.duration, packet.time_base, packet.stream = 300, Fraction(1, 1000), subtitles
+            container.mux_one(packet)
+    return path
+
+
+def test_everything_comes_over_where_the_container_takes_it(
+    film: Path, identity_artifact: Artifact, tmp_path: Path
+) -> None:
+    stylize_video(film, tmp_path / "out.mkv", style=identity_artifact.path, segment_frames=10)
+    assert verify(film, tmp_path / "out.mkv") == []
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        kinds = [(s.type, s.metadata.get("language")) for s in container.streams]
+        assert kinds == [
+            ("video", None), ("audio", "ger"), ("audio", "eng"), ("subtitle", "fra"), ("attachment", None)
+        ]  # fmt: skip
+        assert [c["metadata"]["title"] for c in container.chapters()] == ["One", "Two"]
+        assert (container.metadata["title"], container.metadata["ARTIST"]) == ("My film", "Somebody")
+
+
+def test_mp4_gets_its_own_subtitles_and_says_what_is_left_out(
+    film: Path, identity_artifact: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stylize_video(film, tmp_path / "out.mp4", style=identity_artifact.path)
+    assert "rewritten as mov_text" in caplog.text
+    assert "font.ttf left out" in caplog.text
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        subtitles = container.streams.subtitles[0]
+        assert subtitles.metadata["language"] == "fra"
+        texts = [(float(p.pts * p.time_base), bytes(p)[2:]) for p in container.demux(subtitles) if p.size > 2]
+    assert texts == [(0.2, b"Hello there"), (0.6, b"Second line")]
+    differences = verify(film, tmp_path / "out.mp4")
+    assert [line.split(":")[0] for line in differences] == ["subtitle track 0", "attachments"]
+
+
+def test_sound_that_a_container_does_not_take_is_encoded_anew(
+    film: Path, identity_artifact: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stylize_video(film, tmp_path / "out.webm", style=identity_artifact.path)
+    assert caplog.text.count("encoded anew as libopus") == 2
+    with av.open(str(tmp_path / "out.webm")) as container:
+        names = [s.codec_context.name for s in container.streams.audio]
+        seconds = [sum(f.samples for f in container.decode(audio=0)) / 48_000]
+    assert names == ["opus", "opus"]
+    assert seconds == [pytest.approx(1.0, abs=0.05)]
+
+
+def test_a_part_takes_its_sound_subtitles_and_chapters_along(
+    film: Path, identity_artifact: Artifact, tmp_path: Path
+) -> None:
+    stylize_video(
+        film, tmp_path / "out.mkv", style=identity_artifact.path, start=Fraction(2, 5), end=Fraction(4, 5)
+    )  # fmt: skip
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        times = {
+            kind: [float(p.pts * p.time_base) for p in container.demux(stream) if p.pts is not None]
+            for kind, stream in (("video", container.streams.video[0]), ("audio", container.streams.audio[0]))
+            if container.seek(0) is None
+        }
+        assert [(c["start"] // 10**6, c["end"] // 10**6) for c in container.chapters()] == [(0, 100), (100, 600)]
+    assert sorted(times["video"]) == pytest.approx([n / 25 for n in range(10)])
+    assert 0 <= min(times["audio"]) < 0.03
+    assert 0.36 < max(times["audio"]) < 0.4
+
+
+@pytest.fixture(scope="module")
+def pair(film: Path, identity_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("verify") / "out.mkv"
+    stylize_video(film, out, style=identity_artifact.path)
+    return out
+
+
+class TestVerify:
+    """Every kind of harm must be seen."""
+
+    @pytest.mark.parametrize(
+        ("harm", "word"),
+        [
+            ("drop-frame", "frames: 25 in the input, 24"),
+            ("late-frame", "frame 7: shown at"),
+            ("flip-sound", "packets are the same"),
+            ("drop-sound", "audio tracks: 2 in the input, 1"),
+            ("drop-subtitles", "subtitle tracks: 1 in the input, 0"),
+            ("drop-chapters", "chapters: 2 in the input, 0"),
+            ("drop-tags", "tag title"),
+        ],
+    )
+    def test_harm_is_named(self, film: Path, pair: Path, tmp_path: Path, harm: str, word: str) -> None:
+        harmed = tmp_path / "harmed.mkv"
+        remux_with(pair, harmed, harm)
+        assert any(word in line for line in verify(film, harmed)), verify(film, harmed)
+
+    def test_no_harm_is_no_difference(self, film: Path, pair: Path, tmp_path: Path) -> None:
+        remux_with(pair, tmp_path / "same.mkv", "none")
+        assert verify(film, tmp_path / "same.mkv") == []
+
+
+def remux_with(source: Path, target: Path, harm: str) -> None:
+    dropped = {"drop-sound": 2, "drop-subtitles": 3}.get(harm)
+    with av.open(str(source)) as before, av.open(str(target), "w") as after:
+        streams = {}
+        for stream in before.streams:
+            if stream.type == "attachment":
+                after.add_attachment(stream.metadata["filename"], stream.mimetype, stream.data)
+            elif stream.index != dropped:
+                streams[stream.index] = after.add_stream_from_template(stream)
+                streams[stream.index].metadata.update(stream.metadata)
+        if harm != "drop-tags":
+            after.metadata.update(before.metadata)
+        if harm != "drop-chapters":
+            after.set_chapters(before.chapters())
+        shown = 0
+        for packet in before.demux([s for s in before.streams if s.index in streams]):
+            if packet.pts is None:
+                continue
+            is_video = packet.stream_index == 0
+            frame = round(packet.pts * packet.time_base * 25) if is_video else -1
+            if harm == "drop-frame" and is_video and shown == 24:
+                continue
+            shown += is_video
+            if harm == "late-frame" and frame == 7:
+                packet.pts += 5
+            if harm == "flip-sound" and packet.stream_index == 1 and packet.pts * packet.time_base > 0.5:
+                data = bytearray(bytes(packet))
+                data[len(data) // 2] ^= 1
+                flipped = av.Packet(bytes(data))
+                flipped.pts, flipped.dts, flipped.time_base = packet.pts, packet.dts, packet.time_base
+                flipped.duration, flipped.is_keyframe = packet.duration, True
+                flipped.stream = packet.stream
+                packet, harm = flipped, "done"
+                packet.stream = streams[1]
+            else:
+                packet.stream = streams[packet.stream_index]
+            after.mux_one(packet)
