@@ -63,7 +63,7 @@ def test_what_a_name_means(tmp_path: Path) -> None:
 
 
 def test_a_camera_that_is_not_there_is_told_with_those_that_are() -> None:
-    with pytest.raises(SourceError, match="camera must be one of this machine's .*, got 77"):
+    with pytest.raises(SourceError, match=r"camera must be one of this machine's .*, got 77"):
         parse_input("77")
 
 

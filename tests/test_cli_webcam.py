@@ -1,0 +1,138 @@
+"""`stylize-webcam` as a user meets it: errors, exit codes, a whole run, Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import pytest
+
+from impasto.realtime.cli_webcam import parse_budget, parse_size
+
+COMMAND = [sys.executable, "-c", "from impasto.realtime.cli import stylize_webcam; stylize_webcam()"]
+SOURCE = "lavfi:testsrc2=size=160x96:rate=30"
+
+
+@pytest.fixture
+def environment(tmp_path: Path, make_artifact, small_model) -> dict[str, str]:
+    styles = tmp_path / "styles"
+    styles.mkdir()
+    make_artifact(small_model, name="small", stride=2).path.rename(styles / "small.fast.onnx")
+    return os.environ | {"IMPASTO_STYLES": str(styles), "IMPASTO_CONFIG": str(tmp_path / "config"), "DISPLAY": ""}
+
+
+def run(environment: dict[str, str], *arguments: str, timeout: float = 40) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=timeout,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--size", "big"], 2, "size must be like 720p"),
+        (["--latency-budget", "0ms"], 2, "latency budget must be like 80ms"),
+        (["test", "--backend", "magic"], 2, "backend must be one of"),
+        (["test", "--strength", "3"], 2, "strength must be between 0 and 1"),
+        (["test", "--preset", "none"], 2, "preset must be one of"),
+        (["test", "--style", "nope"], 3, "style must be one of"),
+        (["test", "--style", "small", "--tier", "quality"], 3, "tier of small must be one of fast"),
+        (["test", "--style", "/no/such.onnx"], 3, "must be an artifact"),
+        (["77"], 4, "camera must be one of this machine's"),
+        (["/dev/video63"], 4, "is not there"),
+        (["/no/such/clip.mp4"], 4, "source must be"),
+        (["rtsp://127.0.0.1:9/x"], 4, "refused"),
+        ([SOURCE, "--device", "cuda"], 5, "cuda"),
+        ([SOURCE, "--record", "/no/such/folder/a.mp4"], 6, "recording"),
+        ([SOURCE, "--record", "a.xyz"], 6, "must end in"),
+        ([SOURCE, "--window"], 6, "needs a display"),
+        ([SOURCE, "--virtual-camera-device", "/dev/video63"], 6, "virtual camera cannot be opened"),
+    ],
+)
+def test_a_mistake_is_one_line_and_its_exit_code(
+    environment: dict[str, str], arguments: list[str], code: int, words: str
+) -> None:
+    done = run(
+        environment,
+        "--no-panel",
+        "--seconds",
+        "8",
+        *([] if "--style" in arguments else ["--style", "small"]),
+        *arguments,
+    )
+    assert done.returncode == code, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert words in last
+    assert "Traceback" not in done.stderr
+
+
+def test_a_whole_run(environment: dict[str, str], tmp_path: Path) -> None:
+    target = tmp_path / "out.mp4"
+    done = run(
+        environment, SOURCE, "--style", "small", "--record", str(target), "--port", "0", "--seconds", "3", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["painted"] > 30
+    assert report["capture_to_painted"]["p95_ms"] < 200
+    assert report["outputs"]["recording"]["count"] > 30
+    assert "panel:        http://127.0.0.1:" in done.stderr
+    with av.open(str(target)) as container:
+        frames = list(container.decode(video=0))
+    assert len(frames) >= report["outputs"]["recording"]["count"]
+    again = run(environment, SOURCE, "--style", "small", "--record", str(target), "--no-panel", "--seconds", "3")
+    assert (again.returncode, "exists" in again.stderr) == (6, True)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_one_signal_ends_it_within_two_seconds(
+    environment: dict[str, str], tmp_path: Path, number: int, code: int
+) -> None:
+    target = tmp_path / "out.mp4"
+    process = subprocess.Popen(
+        [*COMMAND, SOURCE, "--style", "small", "--record", str(target), "--port", "0"],
+        env=environment, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    for line in process.stderr:
+        if "recording: running" in line:
+            break
+    time.sleep(1.0)
+    process.send_signal(number)
+    started = time.monotonic()
+    assert process.wait(10) == code
+    assert time.monotonic() - started < 2.0
+    assert "Traceback" not in process.stderr.read()
+    with av.open(str(target)) as container:
+        assert len(list(container.decode(video=0))) > 10
+
+
+def test_standard_output_is_nothing_but_pictures(environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [*COMMAND, SOURCE, "--style", "small", "--stdout", "--no-panel", "--seconds", "2.5"],
+        env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=40,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    import io
+
+    with av.open(io.BytesIO(done.stdout)) as container:
+        frames = list(container.decode(video=0))
+    assert len(frames) > 20
+    assert (frames[0].width, frames[0].height) == (160, 96)
+
+
+def test_cameras_are_listed(environment: dict[str, str]) -> None:
+    done = run(environment, "--list-cameras")
+    assert done.returncode == 0
+    assert done.stdout
+
+
+def test_sizes_and_budgets() -> None:
+    assert parse_size("720p") == (720, 1280)
+    assert parse_size("640x360") == (360, 640)
+    assert (parse_budget("80ms"), parse_budget("0.1s"), parse_budget("50"), parse_budget("off")) == (80, 100, 50, None)
