@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,6 +29,24 @@ class Step(Protocol):
     """What `Stylizer` is to the pipeline."""
 
     def __call__(self, frame: Frame) -> Frame: ...
+
+
+class PendingFrame(Protocol):
+    """A frame that may still be painted."""
+
+    def result(self) -> Frame:
+        """Wait for it."""
+
+
+@runtime_checkable
+class SubmittingStep(Protocol):
+    """A step that works on several frames at once; their results are collected in order."""
+
+    @property
+    def in_flight(self) -> int:
+        """How many frames may be submitted and not yet collected."""
+
+    def submit(self, frame: Frame) -> PendingFrame: ...
 
 
 @dataclass(frozen=True)
@@ -159,12 +177,31 @@ class Pipeline:
                 return
 
     def _stylize(self) -> None:
-        for frame in self._decoded:
-            began = time.perf_counter()
-            stylized = self._stylizer(frame)
-            self._times["stylize"].append(time.perf_counter() - began)
+        for stylized in self._painted():
             if not self._stylized.put(stylized):
                 return
+
+    def _painted(self) -> Iterator[Frame]:
+        """The frames of the decoder, painted, in order; several at once where the step can and nothing is live."""
+        step = self._stylizer
+        spent = self._times["stylize"]
+        if self._source.info.live or not isinstance(step, SubmittingStep) or step.in_flight == 1:
+            for frame in self._decoded:
+                began = time.perf_counter()
+                stylized = self._stylizer(frame)
+                spent.append(time.perf_counter() - began)
+                yield stylized
+            return
+        waiting: deque[PendingFrame] = deque()
+        for frame in self._decoded:
+            began = time.perf_counter()
+            waiting.append(step.submit(frame))
+            done = waiting.popleft().result() if len(waiting) == step.in_flight else None
+            spent.append(time.perf_counter() - began)
+            if done is not None:
+                yield done
+        while waiting:
+            yield waiting.popleft().result()
 
     def _encode(self) -> None:
         for frame in self._stylized:

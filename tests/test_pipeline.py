@@ -187,3 +187,51 @@ def test_an_interrupt_in_the_caller_stops_all_threads() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         Pipeline(FakeSource(endless=True), Interrupting(), [FakeSink()]).run()
+
+
+class Overlapping(FakeStyle):
+    """Works on three frames at once, each in its own time; fails in `result` if told to."""
+
+    in_flight = 3
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        super().__init__()
+        self.fail_at = fail_at
+        self.submitted = self.most = 0
+        self.open = 0
+
+    def submit(self, frame: Frame) -> "Later":
+        self.open += 1
+        self.submitted += 1
+        self.most = max(self.most, self.open)
+        return Later(self, frame, self.submitted - 1)
+
+
+class Later:
+    def __init__(self, style: Overlapping, frame: Frame, number: int) -> None:
+        self.style, self.frame, self.number = style, frame, number
+
+    def result(self) -> Frame:
+        self.style.open -= 1
+        if self.number == self.style.fail_at:
+            raise Boom("late")
+        return self.style(self.frame)
+
+
+def test_frames_in_flight_stay_in_order() -> None:
+    style, sink = Overlapping(), FakeSink()
+    report = Pipeline(FakeSource(), style, [sink]).run()
+    assert [frame.pts for frame in sink.frames] == [Fraction(n, 25) for n in range(LENGTH)]
+    assert (style.most, style.open, report.frames_out) == (3, 0, LENGTH)
+
+
+@pytest.mark.parametrize("place", [0, LENGTH // 2, LENGTH - 1])
+def test_a_frame_that_fails_in_flight_reaches_the_caller(place: int) -> None:
+    with pytest.raises(Boom, match="late"):
+        Pipeline(FakeSource(), Overlapping(fail_at=place), [FakeSink()]).run()
+
+
+def test_live_frames_are_painted_one_at_a_time() -> None:
+    style = Overlapping()
+    Pipeline(FakeSource(live=True), style, [FakeSink()]).run()
+    assert style.submitted == 0
