@@ -1,0 +1,166 @@
+"""Killed at any moment and resumed: the same film, bit for bit, as from a run that nobody disturbed."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+from impasto.export.artifact import Artifact
+from impasto.realtime.errors import SinkError
+from impasto.realtime.pipeline import Progress
+from impasto.realtime.segments import MANIFEST, job_folder
+from impasto.realtime.verify import verify
+from impasto.realtime.video import stylize_video
+
+MakeClip = Callable[..., Path]
+RUN = "from impasto.realtime.cli import stylize_video; stylize_video()"
+KILLS = int(os.environ.get("IMPASTO_KILLS", "2"))
+
+
+def frame_hashes(path: Path) -> list[tuple[Fraction, str]]:
+    """What `ffmpeg -f framemd5` prints: time and MD5 of every decoded picture."""
+    with av.open(str(path)) as container:
+        return [
+            (frame.pts * container.streams.video[0].time_base, hashlib.md5(frame.to_ndarray().tobytes()).hexdigest())
+            for frame in container.decode(video=0)
+        ]
+
+
+@pytest.fixture(scope="module")
+def clip(make_clip: MakeClip) -> Path:
+    """Long enough that a kill lands anywhere, variable rate, with sound."""
+    times, now = [], 0
+    rng = random.Random(3)
+    for _ in range(160):
+        times.append(now)
+        now += rng.choice([17, 20, 23, 40])
+    return make_clip(
+        height=240, width=320, times=times, time_base=Fraction(1, 600), rate=Fraction(30_000, 1001), sound=True
+    )  # fmt: skip
+
+
+def test_killed_and_resumed_is_the_same_film(clip: Path, identity_artifact: Artifact, tmp_path: Path) -> None:
+    # Segments of 120 frames are the default; here the command line's own, so that this is what users run.
+    stylize_video(clip, tmp_path / "whole.mp4", style=identity_artifact.path)
+    expected = frame_hashes(tmp_path / "whole.mp4")
+    out = tmp_path / "out.mp4"
+    command = [sys.executable, "-c", RUN, clip, "-o", out, "--style", identity_artifact.path, "--resume", "--quiet"]
+    rng = random.Random(7)
+    killed = 0
+    while killed < KILLS:
+        out.unlink(missing_ok=True)
+        process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE)
+        # Start-up is most of a short run: wait for the first sign of work, then kill within the run's length.
+        while process.poll() is None and not job_folder(out).exists():
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 1.2))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.communicate()
+        if killed and not out.exists():
+            done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stderr
+        assert frame_hashes(out) == expected
+        assert verify(clip, out) == []
+        assert sorted(os.listdir(tmp_path)) == ["out.mp4", "whole.mp4"]
+
+
+@pytest.fixture
+def stopped(clip: Path, identity_artifact: Artifact, tmp_path: Path) -> Path:
+    """A job that failed after 75 frames, in segments of 20."""
+
+    def fail(progress: Progress) -> None:
+        if progress.frames_out == 75:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        stylize_video(
+            clip, tmp_path / "out.mp4", style=identity_artifact.path, segment_frames=20, on_progress=fail
+        )  # fmt: skip
+    return tmp_path / "out.mp4"
+
+
+def test_a_failure_keeps_finished_segments(stopped: Path, clip: Path, identity_artifact: Artifact) -> None:
+    manifest = json.loads((job_folder(stopped) / MANIFEST).read_text())
+    assert [len(segment["times"]) for segment in manifest["segments"]] == [20, 20, 20]
+    report = stylize_video(clip, stopped, style=identity_artifact.path, segment_frames=20, resume=True)
+    assert report.frames_out == 100
+    assert verify(clip, stopped) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [({"strength": 0.5}, "look"), ({"crf": 30}, "crf"), ({"size": "120p"}, "size")]
+)
+def test_resuming_with_other_settings_is_refused(
+    stopped: Path, clip: Path, identity_artifact: Artifact, change: dict[str, object], named: str
+) -> None:
+    with pytest.raises(SinkError, match=f"{named} must be as before"):
+        stylize_video(clip, stopped, style=identity_artifact.path, segment_frames=20, resume=True, **change)
+
+
+def test_resuming_another_input_is_refused(stopped: Path, make_clip: MakeClip, identity_artifact: Artifact) -> None:
+    with pytest.raises(SinkError, match="input must be as before"):
+        stylize_video(make_clip(), stopped, style=identity_artifact.path, segment_frames=20, resume=True)
+
+
+def test_overwrite_starts_anew(stopped: Path, clip: Path, identity_artifact: Artifact) -> None:
+    report = stylize_video(clip, stopped, style=identity_artifact.path, overwrite=True)
+    assert report.frames_out == 160
+    assert os.listdir(stopped.parent) == ["out.mp4"]
+
+
+def test_a_damaged_manifest_is_one_clear_line(stopped: Path, clip: Path, identity_artifact: Artifact) -> None:
+    (job_folder(stopped) / MANIFEST).write_text('{"version": 1, "ident')
+    with pytest.raises(SinkError, match="manifest"):
+        stylize_video(clip, stopped, style=identity_artifact.path, resume=True)
+
+
+def test_two_runs_for_one_output_are_refused(stopped: Path, clip: Path, identity_artifact: Artifact) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with (job_folder(stopped) / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(SinkError, match="one process"):
+            stylize_video(clip, stopped, style=identity_artifact.path, resume=True)
+    assert job_folder(stopped).is_dir()
+
+
+def test_keep_partial_joins_what_is_finished(clip: Path, identity_artifact: Artifact, tmp_path: Path) -> None:
+    def fail(progress: Progress) -> None:
+        if progress.frames_out == 75:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        stylize_video(
+            clip, tmp_path / "out.mp4", style=identity_artifact.path, segment_frames=20, on_progress=fail,
+            keep_partial=True,
+        )  # fmt: skip
+    assert len(frame_hashes(tmp_path / "out.partial.mp4")) == 60
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_an_output_folder_that_goes_away_is_one_clear_line(
+    clip: Path, identity_artifact: Artifact, tmp_path: Path
+) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+
+    def remove(progress: Progress) -> None:
+        if progress.frames_out == 30:
+            for path in sorted(folder.rglob("*"), reverse=True):
+                path.unlink() if path.is_file() else path.rmdir()
+            folder.rmdir()
+
+    with pytest.raises(SinkError, match="gone"):
+        stylize_video(
+            clip, folder / "out.mp4", style=identity_artifact.path, segment_frames=20, on_progress=remove
+        )  # fmt: skip
