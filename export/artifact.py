@@ -181,6 +181,11 @@ def seal(model: "onnx.ModelProto", metadata: Metadata) -> bytes:
     return body + _digest_entry(body)
 
 
+def quantized_path(path: Path) -> Path:
+    """Where an artifact's int8 version lies: mosaic.fast.onnx -> mosaic.fast.int8.onnx."""
+    return path.with_name(f"{path.name.removesuffix('.onnx')}.int8.onnx")
+
+
 def parse_model(artifact: Artifact) -> "onnx.ModelProto":
     """The checked model, for those who change or inspect graphs."""
     return _parse(artifact.path, artifact.read())

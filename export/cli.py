@@ -11,7 +11,6 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from .artifact import load_artifact
-from .errors import ArtifactError
 
 if TYPE_CHECKING:
     from .parity import Candidate, Picture
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
 Candidates = Callable[[], Sequence["Candidate"]]
 """Engines of this machine. The caller hands them in: engines live in `realtime`, which imports this package."""
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 NUM_PHOTOGRAPHS = 8
+NUM_CALIBRATION = 64
 
 
 class OnnxByDefault(TyperGroup):
@@ -32,8 +31,13 @@ class OnnxByDefault(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-def export_app(candidates: Candidates) -> typer.Typer:
-    """The `export` command group; failures leave it as `ImpastoError`s."""
+def export_app(candidates: Candidates, *, demo_clip: Path) -> typer.Typer:
+    """The `export` command group; failures leave it as `ImpastoError`s.
+
+    Args:
+        candidates: engines to prove artifacts with.
+        demo_clip: a video whose frames serve where no photographs are given.
+    """
     app = typer.Typer(
         cls=OnnxByDefault,
         add_completion=False,
@@ -60,13 +64,40 @@ def export_app(candidates: Candidates) -> typer.Typer:
         artifact = export_onnx(
             checkpoint,
             output,
-            photographs=load_photographs(photos),
+            photographs=_photographs(photos, demo_clip, count=NUM_PHOTOGRAPHS),
             candidates=candidates(),
             half_weights=not full_weights,
             overwrite=overwrite,
             on_progress=console.print,
         )
         console.print(f"wrote {artifact.path} ({artifact.path.stat().st_size / 1e6:.2f} MB)", soft_wrap=True)
+
+    @app.command("int8")
+    def int8_command(
+        artifact: Annotated[Path, typer.Argument(help="What `impasto export onnx` wrote.")],
+        photos: Annotated[Path, typer.Option(help="Folder of photographs to calibrate and to check with.")],
+        output: Annotated[
+            Path | None, typer.Option("-o", "--output", help="The artifact to write; default: NAME.TIER.int8.onnx.")
+        ] = None,
+        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing artifact.")] = False,
+        quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    ) -> None:
+        """The 8-bit version of an artifact for CPUs, written only if it is faster here and near enough to fp32."""
+        from .quantize import quantize
+
+        console = Console(stderr=True, quiet=quiet, highlight=False)
+        on_processors = [candidate for candidate in candidates() if candidate.name.endswith(" cpu")]
+        library = on_processors[0].name if on_processors else ""
+        written = quantize(
+            artifact,
+            output,
+            calibration=_photographs(photos, demo_clip, count=NUM_CALIBRATION),
+            photographs=_photographs(photos, demo_clip, count=NUM_PHOTOGRAPHS, offset=1),
+            candidates=[candidate for candidate in on_processors if candidate.name == library],
+            overwrite=overwrite,
+            on_progress=console.print,
+        )
+        console.print(f"wrote {written.path} ({written.path.stat().st_size / 1e6:.2f} MB)", soft_wrap=True)
 
     @app.command("check")
     def check_command(
@@ -89,37 +120,9 @@ def export_app(candidates: Candidates) -> typer.Typer:
     return app
 
 
-def load_photographs(folder: Path | None, *, count: int = NUM_PHOTOGRAPHS) -> "list[Picture]":
-    """Up to `count` pictures of a folder, evenly spread over its names, or frames of the demo clip."""
+def _photographs(folder: Path | None, demo_clip: Path, *, count: int, offset: int = 0) -> "list[Picture]":
+    from .pictures import clip_frames, load_photographs
+
     if folder is None:
-        return _demo_frames(count)
-    if not folder.is_dir():
-        raise ArtifactError(f"--photos must be a folder of photographs, got {folder}")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
-    if not paths:
-        raise ArtifactError(f"--photos must be a folder with {', '.join(sorted(PICTURE_SUFFIXES))} files, got {folder}")
-    step = max(1, len(paths) // count)
-    return [_read_picture(path) for path in paths[::step][:count]]
-
-
-def _read_picture(path: Path) -> "Picture":
-    import cv2
-
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-    if picture is None:
-        raise ArtifactError(f"{path} must be a picture that can be read")
-    result: Picture = picture.astype("uint8", copy=False)
-    return result
-
-
-def _demo_frames(count: int) -> "list[Picture]":
-    from importlib import resources
-
-    import av
-
-    clips = [entry for entry in resources.files("impasto.assets").iterdir() if entry.name.endswith(".mp4")]
-    if not clips:
-        raise ArtifactError("photographs for the parity check must be given: pass --photos DIR")
-    with resources.as_file(clips[0]) as path, av.open(str(path)) as container:
-        frames = [frame.to_ndarray(format="rgb24").astype("uint8", copy=False) for frame in container.decode(video=0)]
-    return frames[:: max(1, len(frames) // count)][:count]
+        return clip_frames(demo_clip, count=count)
+    return load_photographs(folder, count=count, offset=offset)

@@ -12,6 +12,7 @@ import numpy as np
 from .artifact import Artifact, Metadata, Parity, StyleOrigin, Tier, save_artifact
 from .errors import ArtifactError
 from .parity import Candidate, Paint, Picture, check_floor, compare
+from .pictures import crop_to_stride
 
 if TYPE_CHECKING:
     import onnx
@@ -135,14 +136,6 @@ def torch_reference(network: "TransformationNetwork") -> Paint:
         return painted
 
     return paint
-
-
-def crop_to_stride(picture: Picture, stride: int) -> Picture:
-    """The top left part whose sides are multiples of `stride`."""
-    height, width = (size - size % stride for size in picture.shape[:2])
-    if not height or not width:
-        raise ValueError(f"a picture must be at least {stride}x{stride}, got {picture.shape[1]}x{picture.shape[0]}")
-    return np.ascontiguousarray(picture[:height, :width])
 
 
 def _bytes_to_bytes(network: "torch.nn.Module") -> "torch.nn.Module":

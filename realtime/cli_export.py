@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..assets import DEMO_CLIP
 from ..export.cli import export_app
 
 if TYPE_CHECKING:
@@ -15,4 +16,4 @@ def _candidates() -> "Sequence[Candidate]":
     return proof_candidates()
 
 
-app = export_app(_candidates)
+app = export_app(_candidates, demo_clip=DEMO_CLIP)

@@ -10,16 +10,16 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from ..export.artifact import Artifact, Precision, load_artifact
+from ..export.artifact import Artifact, Precision, load_artifact, quantized_path
 from ..export.parity import PSNR_FLOOR_DB, Candidate, Paint
-from .errors import EngineError
+from .errors import ArtifactError, EngineError
 
 __all__ = [
     "BACKENDS",
@@ -48,7 +48,10 @@ Tensors = Mapping[str, npt.NDArray[Any]]
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt", "directml", "coreml", "torch", "intel-gpu"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+Build = Literal["wait", "never"]
 Library = Literal["openvino", "onnxruntime", "tensorrt", "torch"]
+Hardware = Literal["gpu", "torch", "cpu"]
+"""Tried in this order by auto; torch takes seconds to import, so its card comes after every other way to a card."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ class EngineOptions:
     """Threads of a CPU engine; 0 for the library's own choice."""
     in_flight: int = 1
     """Frames that `PictureEngine.submit` works on at once: 1 for the least delay, more for the most frames a second."""
+    build: Build = "wait"
+    """Whether to build what takes minutes (TensorRT) or to use it only if it is there."""
 
 
 class Pending(Protocol):
@@ -191,7 +196,7 @@ class Backend:
     library: Library
     device: Device
     module: str
-    hardware: Literal["gpu", "cpu"]
+    hardware: Hardware
 
     def open(self, artifact: Artifact, options: EngineOptions) -> PictureEngine:
         """An engine that has been opened but not yet run.
@@ -231,6 +236,13 @@ class Backend:
 
 
 BACKENDS: Sequence[Backend] = (
+    Backend("tensorrt", "tensorrt", ".engine_tensorrt", "gpu"),
+    Backend("onnxruntime", "cuda", ".engine_onnxruntime", "gpu"),
+    Backend("onnxruntime", "tensorrt", ".engine_onnxruntime", "gpu"),
+    Backend("onnxruntime", "directml", ".engine_onnxruntime", "gpu"),
+    Backend("onnxruntime", "coreml", ".engine_onnxruntime", "gpu"),
+    Backend("openvino", "intel-gpu", ".engine_openvino", "gpu"),
+    Backend("torch", "torch", ".engine_torch", "torch"),
     Backend("openvino", "cpu", ".engine_openvino", "cpu"),
     Backend("onnxruntime", "cpu", ".engine_onnxruntime", "cpu"),
 )
@@ -245,6 +257,7 @@ def load_engine(
     library: Library | None = None,
     threads: int = 0,
     in_flight: int = 1,
+    build: Build = "wait",
     on_choice: Callable[[str], None] = lambda line: None,
 ) -> PictureEngine:
     """A style, ready to paint.
@@ -257,6 +270,7 @@ def load_engine(
         library: narrows the choice to one library.
         threads: threads of a CPU engine; 0 for the library's own choice.
         in_flight: batches that `submit` works on at once: 1 for the least delay, more for the most frames a second.
+        build: whether an engine that takes minutes to build is waited for.
         on_choice: gets one line that names what was chosen and why.
 
     Raises:
@@ -271,11 +285,31 @@ def load_engine(
         raise ValueError(f"threads must be 0 or more and in_flight 1 or more, got {threads} and {in_flight}")
     if not isinstance(artifact, Artifact):
         artifact = load_artifact(artifact)
-    options = EngineOptions(index=index, precision=wanted, threads=threads, in_flight=in_flight)
-    candidates = [b for b in BACKENDS if kind in ("auto", b.device) and library in (None, b.library)]
-    if not candidates:
+    options = EngineOptions(index=index, precision=wanted, threads=threads, in_flight=in_flight, build=build)
+    backends = [b for b in BACKENDS if kind in ("auto", b.device) and library in (None, b.library)]
+    if not backends:
         raise EngineError(f"device and library must go together, got {device!r} and {library!r}")
-    return _choose(candidates, artifact, options, compare=kind == "auto", on_choice=on_choice)
+    if kind == "auto":  # what takes minutes to build is used when it is there and is not waited for unasked
+        options = replace(options, build="never")
+    candidates = [(backend, version) for backend in backends for version in _versions(artifact, backend, wanted)]
+    return _choose(candidates, options, on_choice=on_choice)
+
+
+def _versions(artifact: Artifact, backend: Backend, wanted: PrecisionChoice) -> list[Artifact]:
+    """The artifact, and its int8 version where there is one that may be used."""
+    path = quantized_path(artifact.path)
+    if artifact.metadata.precision == "int8" or wanted not in ("auto", "int8"):
+        return [artifact]
+    if wanted == "auto" and (backend.hardware != "cpu" or not path.is_file()):
+        return [artifact]
+    if not path.is_file():
+        raise EngineError(
+            f"int8 must have been made for {artifact.path}: impasto export int8 {artifact.path} --photos DIR"
+        )
+    quantized = load_artifact(path)
+    if quantized.metadata.precision != "int8" or quantized.metadata.training != artifact.metadata.training:
+        raise ArtifactError(f"{path} must be the int8 version of {artifact.path.name}, got another style: remove it")
+    return [quantized] if wanted == "int8" else [artifact, quantized]
 
 
 def choose_precision(artifact: Artifact, options: EngineOptions, able: Sequence[Precision], *, where: str) -> Precision:
@@ -344,19 +378,14 @@ def check_batch(frames: Batch, stride: int) -> None:
 
 
 def _choose(
-    candidates: Sequence[Backend],
-    artifact: Artifact,
-    options: EngineOptions,
-    *,
-    compare: bool,
-    on_choice: Callable[[str], None],
+    candidates: Sequence[tuple[Backend, Artifact]], options: EngineOptions, *, on_choice: Callable[[str], None]
 ) -> PictureEngine:
-    """The first candidate that works or, to `compare`, the fastest of the first kind of hardware that works."""
+    """The fastest of the first kind of hardware that works."""
     working: list[tuple[float, PictureEngine]] = []
     hardware = ""
     failures: list[str] = []
-    for backend in candidates:
-        if working and (not compare or backend.hardware != hardware):
+    for backend, artifact in candidates:
+        if working and backend.hardware != hardware:
             break
         try:
             engine = backend.open(artifact, options)
@@ -364,6 +393,7 @@ def _choose(
             hardware = backend.hardware
         except EngineError as exc:
             failures.append(f"{backend}: {exc}" if len(candidates) > 1 else str(exc))
+            logger.info("not %s: %s", backend, exc)
     if not working:
         raise EngineError("; ".join(failures))
     working.sort(key=lambda entry: entry[0])

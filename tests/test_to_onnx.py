@@ -10,9 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from impasto.export.artifact import Artifact, load_artifact, parse_model
-from impasto.export.cli import export_app, load_photographs
+from impasto.export.cli import export_app
 from impasto.export.errors import ArtifactError
 from impasto.export.parity import Candidate, Paint, Picture, check_floor, compare
+from impasto.export.pictures import load_photographs
 
 torch = pytest.importorskip("torch", reason="exporting needs impasto[train]")
 
@@ -179,8 +180,8 @@ def test_command_line(checkpoint: Path, tmp_path: Path, photographs: list[Pictur
     folder.mkdir()
     for index, photo in enumerate(photographs):
         cv2.imwrite(str(folder / f"{index}.png"), photo[..., ::-1])
-    assert np.array_equal(load_photographs(folder)[0], photographs[0])
-    app, target = export_app(proof_candidates), tmp_path / "mosaic.onnx"
+    assert np.array_equal(load_photographs(folder, count=8)[0], photographs[0])
+    app, target = export_app(proof_candidates, demo_clip=tmp_path / "none.mp4"), tmp_path / "mosaic.onnx"
     runner = CliRunner()
     for words in (["onnx", str(checkpoint)], [str(checkpoint), "--overwrite"]):
         done = runner.invoke(app, [*words, "-o", str(target), "--photos", str(folder)])

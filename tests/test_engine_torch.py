@@ -1,0 +1,54 @@
+"""The PyTorch engine rebuilds its network from the artifact alone."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the PyTorch engine needs impasto[train]")
+pytest.importorskip("onnxscript", reason="exporting needs impasto[train]")
+
+from impasto.export.artifact import Artifact  # noqa: E402
+from impasto.export.parity import compare  # noqa: E402
+from impasto.export.to_onnx import build_graph, torch_reference  # noqa: E402
+from impasto.realtime.engine import PictureEngine  # noqa: E402
+from impasto.realtime.engine_torch import TorchRunner, rebuild_network  # noqa: E402
+from impasto.realtime.errors import EngineError  # noqa: E402
+from impasto.training.networks import NetworkConfig, build_network  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    network = build_network(NetworkConfig("fast", width=4, blocks=1)).eval()
+    with torch.no_grad():  # fresh normalisations are all alike, and the exporter stores equal tensors once
+        for parameter in network.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return network
+
+
+@pytest.fixture(scope="module")
+def artifact(make_artifact: Callable[..., Artifact], network: torch.nn.Module) -> Artifact:
+    training = {"network": network.config.to_dict()}
+    return make_artifact(build_graph(network), stride=4, training=training)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_same_picture_as_the_network_that_was_exported(
+    artifact: Artifact, network: torch.nn.Module, precision: str
+) -> None:
+    """On the processor; the card differs in graphs and memory, not in arithmetic."""
+    y, x = np.mgrid[0:64, 0:96]
+    frame = np.stack([x * 2, y * 3, x + y], -1).astype(np.uint8)
+    engine = PictureEngine(TorchRunner(artifact, "cpu", precision), stride=4)
+    painted = engine(frame[np.newaxis])[0]
+    wanted = torch_reference(network)(frame)
+    assert compare([(wanted, painted)], precision=precision, engine="").psnr_db > (50 if precision == "fp32" else 38)
+    engine.close()
+    with pytest.raises(EngineError, match="after it was closed"):
+        engine(frame[np.newaxis])
+
+
+def test_an_artifact_that_does_not_say_what_it_holds(small_artifact: Artifact) -> None:
+    with pytest.raises(EngineError, match="must say which network it holds"):
+        rebuild_network(small_artifact)
