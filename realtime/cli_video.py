@@ -49,6 +49,9 @@ def video(
     keep_colors: Annotated[
         bool, typer.Option("--keep-colors", rich_help_panel=LOOK, help="Light from the painting, colours of the video.")
     ] = False,
+    smooth: Annotated[
+        float, typer.Option(min=0.0, max=1.0, rich_help_panel=LOOK, help="Steadier over time; try 0.5.")
+    ] = 0.0,
     timeline: Annotated[
         Path | None, typer.Option(rich_help_panel=LOOK, help="TOML file of cues: style and strength over time.")
     ] = None,
@@ -110,8 +113,8 @@ def video(
     from .options import VideoOptions, parse_time
 
     options = VideoOptions(
-        style=style, tier=tier, strength=strength, keep_colors=keep_colors, timeline=timeline, device=device,
-        precision=precision, size=size, fps=None if fps is None else parse_fps(fps),
+        style=style, tier=tier, strength=strength, keep_colors=keep_colors, smooth=smooth, timeline=timeline,
+        device=device, precision=precision, size=size, fps=None if fps is None else parse_fps(fps),
         start=None if start is None else parse_time(start), end=None if end is None else parse_time(end),
         deinterlace=not no_deinterlace, hdr=_choice("hdr", hdr, ("sdr", "keep")), decoder=decoder,
         codec=codec, encoder=encoder, crf=crf, preset=preset,  # type: ignore[arg-type]

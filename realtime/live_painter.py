@@ -10,14 +10,14 @@ from .engine import Batch, Engine, EngineInfo
 from .errors import EngineError
 from .frame import Frame, Picture
 from .live_settings import LiveSettings, Tier
+from .smoothing import Smoother
 from .stylizer import Stylizer, blend, with_colors_of
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
-MOTION_SIGMA = 6.0
-"""Change of the camera's grey level, of 255, at which smoothing has lost 63 % of its weight: about twice the noise
-of an indoor webcam, well below what a moving edge makes."""
+SMOOTHING_PATIENCE_MS = 8.0
+"""How long a painted picture may wait for its smoothing; what takes longer goes out without."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ class Painter:
         self._look: Look | None = None
         self._leaving: tuple[Stylizer, float, float] | None = None
         """The look that fades out, when it began to, and for how many seconds."""
-        self._smoother = Smoother()
+        self._smoother = Smoother(0.0, patience_ms=SMOOTHING_PATIENCE_MS)
 
     @property
     def look(self) -> Look | None:
@@ -104,9 +104,11 @@ class Painter:
         """(H, W, 3) uint8 RGB of `size`. Raises what the engine raises."""
         settings, original = self.settings, self._fitted(frame.data)
         if settings.strength == 0.0:
+            self._smoother.reset()
             return original
         small = resize(original, self.work_size)
-        painting = self._smoother(small, self._paint(Frame(small, frame.pts)), settings.smoothing)
+        self._smoother.amount = settings.smoothing
+        painting = self._smoother.paint(small, lambda: self._paint(Frame(small, frame.pts)))
         picture = resize(painting, self.size)
         if settings.keep_colors:
             picture = with_colors_of(original, picture)
@@ -131,39 +133,6 @@ class Painter:
 
         fitted = cover(picture, self.size)
         return np.asarray(cv2.flip(fitted, 1), np.uint8) if self.settings.mirror else fitted
-
-
-class Smoother:
-    """Keeps a painting still where the camera's picture is still.
-
-    A recursive average whose weight falls with the change of the *input*: out = (1 - w)·new + w·last with
-    w = smoothing·exp(-(d/σ)²), d the change of the blurred grey level. Noise makes a network's brush strokes jump
-    although nothing moved; where something did move, w is near zero and nothing is dragged along.
-    """
-
-    def __init__(self) -> None:
-        self._grey: Picture | None = None
-        self._last: Picture | None = None
-
-    def __call__(self, content: Picture, painting: Picture, smoothing: float) -> Picture:
-        """Both (H, W, 3) uint8 RGB of one size; `smoothing` 0 to 1."""
-        if smoothing == 0.0:
-            self._grey = self._last = None
-            return painting
-        import cv2
-
-        grey = np.asarray(cv2.blur(cv2.cvtColor(content, cv2.COLOR_RGB2GRAY), (5, 5)), np.uint8)
-        result = painting
-        if self._last is not None and self._grey is not None and self._last.shape == painting.shape:
-            weight = (0.95 * smoothing) * np.exp(-((_LEVELS / MOTION_SIGMA) ** 2))
-            change = cv2.absdiff(grey, self._grey)
-            kept = cv2.LUT(change, weight.astype(np.float32))
-            result = np.asarray(cv2.blendLinear(self._last, painting, kept, 1.0 - kept), np.uint8)
-        self._grey, self._last = grey, result
-        return result
-
-
-_LEVELS = np.arange(256, dtype=np.float64)
 
 
 def resize(picture: Picture, size: Size) -> Picture:

@@ -13,6 +13,7 @@ from .engine import Engine
 from .errors import ArtifactError
 from .frame import Frame, Picture
 from .options import parse_time
+from .smoothing import Smoother
 from .stylizer import Stylizer, blend, with_colors_of
 
 Mix = Mapping[str, float]
@@ -63,24 +64,31 @@ class FilmStylizer:
     of the single share.
     """
 
-    def __init__(self, engines: Mapping[str, Engine], look: Look, *, keep_colors: bool = False) -> None:
+    def __init__(
+        self, engines: Mapping[str, Engine], look: Look, *, keep_colors: bool = False, smooth: float = 0.0
+    ) -> None:
         self._painters = {style: Stylizer(engine) for style, engine in engines.items()}
         self._look = look
         self._keep_colors = keep_colors
+        self._smoother = Smoother(smooth)
+        self._last_mix: Mix = {}
 
     def __call__(self, frame: Frame) -> Frame:
         mix = self._look.mix(float(frame.pts))
         share = min(1.0, sum(mix.values()))
+        if _jumps(self._last_mix, mix):
+            self._smoother.reset()
+        self._last_mix = mix
         if not mix:
             return frame
-        picture = self._paint(frame, mix)
+        picture = self._smoother.paint(frame.data, lambda: self._paint(frame, mix))
         if self._keep_colors:
             picture = with_colors_of(frame.data, picture)
         return Frame(picture if share >= 1.0 else blend(frame.data, picture, share), frame.pts, frame.duration)
 
     def reset(self) -> None:
-        for painter in self._painters.values():
-            painter.reset()
+        """Forget earlier frames, at a seek."""
+        self._smoother.reset()
 
     def _paint(self, frame: Frame, mix: Mix) -> Picture:
         if len(mix) == 1:
@@ -158,6 +166,13 @@ def _seconds(value: Any) -> Fraction:
 def _between(before: Mix, after: Mix, done: float) -> dict[str, float]:
     styles = dict.fromkeys([*before, *after])
     return {s: (1 - done) * before.get(s, 0.0) + done * after.get(s, 0.0) for s in styles}
+
+
+def _jumps(before: Mix, after: Mix) -> bool:
+    """Whether the look changes at once, which smoothing must not soften; a fade is no jump."""
+    return bool(before) != bool(after) or any(
+        abs(before.get(style, 0.0) - after.get(style, 0.0)) > 0.25 for style in {*before, *after}
+    )
 
 
 def _is_number(text: str) -> bool:

@@ -20,6 +20,8 @@ class VideoOptions:
     """0 is the video itself, 1 the painting."""
     keep_colors: bool = False
     """Luminance from the painting, chroma from the video."""
+    smooth: float = 0.0
+    """0 paints every frame by itself, 1 holds on to the last painting most."""
     timeline: Path | None = None
     """A TOML file of cues that change style and strength over time."""
     device: str = "auto"
@@ -53,6 +55,8 @@ class VideoOptions:
     def __post_init__(self) -> None:
         if not 0.0 <= self.strength <= 1.0:
             raise ValueError(f"strength must be between 0 and 1, got {self.strength}")
+        if not 0.0 <= self.smooth <= 1.0:
+            raise ValueError(f"smooth must be between 0 and 1, got {self.smooth}")
         if self.fps is not None and not 0 < self.fps <= 1000:
             raise ValueError(f"fps must be above 0 and at most 1000, got {self.fps}")
         if self.start is not None and self.start < 0:

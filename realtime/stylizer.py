@@ -6,7 +6,7 @@ import numpy as np
 
 from .engine import Engine
 from .frame import Frame, Picture
-
+from .smoothing import Smoother
 
 BORDER = 8
 """Pixels added around a picture before the network and cut off after it: the networks pad with zeros inside, and within
@@ -14,23 +14,27 @@ this distance of the edge that is seen as a thin frame. 3 % of the time at 1280x
 
 
 class Stylizer:
-    """Pad by reflection, run, crop, blend."""
+    """Pad by reflection, run, crop, smooth over time, blend."""
 
-    def __init__(self, engine: Engine, *, strength: float = 1.0, keep_colors: bool = False) -> None:
+    def __init__(
+        self, engine: Engine, *, strength: float = 1.0, keep_colors: bool = False, smooth: float = 0.0
+    ) -> None:
         """
         Args:
             engine: the loaded style.
             strength: 0 is the frame itself, 1 the painting.
             keep_colors: luminance of the painting, chroma of the frame.
+            smooth: 0 paints every frame by itself, 1 holds on to the last most; frames must come in order.
         """
         if not 0.0 <= strength <= 1.0:
             raise ValueError(f"strength must be between 0 and 1, got {strength}")
         self.engine = engine
         self.strength = strength
         self.keep_colors = keep_colors
+        self._smoother = Smoother(smooth)
 
     def __call__(self, frame: Frame) -> Frame:
-        picture = self._paint(frame.data)
+        picture = self._smoother.paint(frame.data, lambda: self._paint(frame.data))
         if self.keep_colors:
             picture = with_colors_of(frame.data, picture)
         if self.strength < 1.0:
@@ -38,7 +42,8 @@ class Stylizer:
         return Frame(picture, frame.pts, frame.duration)
 
     def reset(self) -> None:
-        """Forget earlier frames, at a cut or a seek. Without smoothing there is nothing to forget."""
+        """Forget earlier frames, at a seek; a cut is found without help."""
+        self._smoother.reset()
 
     def _paint(self, picture: Picture) -> Picture:
         height, width = picture.shape[:2]

@@ -43,6 +43,9 @@ DEFAULT_SUFFIX = ".mp4"
 KEPT_SUFFIXES = (".mp4", ".mov", ".mkv", ".m4v")
 """Containers that a default output shares with its input; all others become MP4."""
 
+WARM_UP_SECONDS = 2
+"""After which smoothing has forgotten all but 1 % of a painting, at 24 frames a second and the most smoothing."""
+
 HASHED_BYTES = 1 << 20
 """Of the start and of the end of an input: enough to tell two videos apart without reading hours of film."""
 
@@ -108,7 +111,7 @@ class Engines:
         engines = self._load()
         for engine in engines.values():
             engine.warmup(info.height + -info.height % engine.stride, info.width + -info.width % engine.stride)
-        return FilmStylizer(engines, self.look, keep_colors=options.keep_colors)
+        return FilmStylizer(engines, self.look, keep_colors=options.keep_colors, smooth=options.smooth)
 
     def __enter__(self) -> Self:
         return self
@@ -243,6 +246,8 @@ def open_job(
         )
         video, frames = stack.enter_context(_open_source(source, options, after=job.last_pts))
         stylizer = engines.stylizer(options, frames.info)
+        if options.smooth and job.last_pts is not None:
+            _warm_up(stylizer, source, options, until=job.last_pts)
         segments = SegmentWriter(job, frames.info, encoding, frames=options.segment_frames)
         pipeline = Pipeline(frames, stylizer, [segments], on_progress=on_progress)
         info = frames.info
@@ -283,8 +288,8 @@ def default_output(source: str | Path, style: str, *, folder: Path | None = None
 def identity_of(source: str | Path, options: VideoOptions, engines: Engines) -> dict[str, Any]:
     """What a job's finished segments depend on; a resumed run must agree in all of it."""
     shaping = (
-        "strength", "keep_colors", "size", "fps", "start", "end", "deinterlace", "hdr", "codec", "encoder", "crf",
-        "preset", "segment_frames",
+        "strength", "keep_colors", "smooth", "size", "fps", "start", "end", "deinterlace", "hdr", "codec", "encoder",
+        "crf", "preset", "segment_frames",
     )  # fmt: skip
     return {
         "input": fingerprint(Path(source)) if "://" not in str(source) else str(source),
@@ -340,6 +345,15 @@ def _open_source(
         if after is not None:
             frames = Later(frames, after)
         yield video, frames
+
+
+def _warm_up(stylizer: FilmStylizer, source: str | Path, options: VideoOptions, *, until: Fraction) -> None:
+    """Paint what came just before a resumed run again, for the smoothing to know it."""
+    with _open_source(source, options, after=max(until - WARM_UP_SECONDS, Fraction(0))) as (_, frames):
+        for frame in frames:
+            if frame.pts > until:
+                return
+            stylizer(frame)
 
 
 def _copier(source: str | Path, video: VideoFile, options: VideoOptions) -> StreamCopier | None:

@@ -12,7 +12,7 @@ from impasto.realtime.frame import Frame
 from impasto.realtime.governor import Governor, Rung
 from impasto.realtime.live_jpeg import encode_jpeg
 from impasto.realtime.live_meter import LatencyMeter
-from impasto.realtime.live_painter import Look, Painter, Smoother, cover, neutral_card, work_size
+from impasto.realtime.live_painter import Look, Painter, cover, neutral_card, work_size
 from impasto.realtime.live_settings import LiveSettings, delete_preset, load_preset, preset_names, save_preset
 from impasto.realtime.slot import LatestSlot
 from impasto.realtime.time_code import paint_time_code, read_time_code
@@ -143,16 +143,6 @@ def test_a_new_look_fades_in() -> None:
     assert means[-1] == CAMERA_VALUE + 200
     assert (np.diff(means) >= 0).all()
     assert len({round(value) for value in means}) > 4
-
-
-def test_smoothing_stills_noise_and_leaves_motion_alone() -> None:
-    rng = np.random.default_rng(0)
-    smoother, still = Smoother(), np.full((64, 64, 3), 90, np.uint8)
-    noisy = [rng.integers(100, 150, (64, 64, 3)).astype(np.uint8) for _ in range(30)]
-    smooth = [smoother(still, painting, 0.8).astype(float) for painting in noisy]
-    assert np.abs(smooth[-1] - smooth[-2]).mean() < 0.35 * np.abs(noisy[-1].astype(float) - noisy[-2]).mean()
-    moved = smoother(np.full((64, 64, 3), 200, np.uint8), noisy[0], 0.8)
-    assert (moved == noisy[0]).all()
 
 
 def test_sizes() -> None:
