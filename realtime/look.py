@@ -1,9 +1,11 @@
 """What a film looks like over time: which styles, how much of each, and how much of the video shines through."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil, log
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ from .engine import Engine
 from .errors import ArtifactError
 from .frame import Frame, Picture
 from .options import parse_time
-from .smoothing import Smoother
-from .stylizer import Stylizer, blend, with_colors_of
+from .smoothing import MOST_KEPT, Smoother
+from .stylizer import blend, submit_picture, with_colors_of
 
 Mix = Mapping[str, float]
 """Share of each style in the picture; what is missing to 1 is the video itself."""
@@ -60,45 +62,119 @@ class Look:
 class FilmStylizer:
     """A look applied to frames, each by its own time.
 
-    All blending with the video happens in the last line of `__call__`, where a mask per pixel would take the place
-    of the single share.
+    All blending with the video happens in the last line of `_finish`, where a mask per pixel would take the place of
+    the single share.
     """
 
     def __init__(
         self, engines: Mapping[str, Engine], look: Look, *, keep_colors: bool = False, smooth: float = 0.0
     ) -> None:
-        self._painters = {style: Stylizer(engine) for style, engine in engines.items()}
+        """
+        Args:
+            engines: every style of the look, loaded.
+            look: the styles' shares over time.
+            keep_colors: luminance of the painting, chroma of the frame.
+            smooth: 0 paints every frame by itself, 1 holds on to the last painting most; frames must come in order.
+        """
+        self._engines = dict(engines)
         self._look = look
         self._keep_colors = keep_colors
+        self._smooth = smooth
         self._smoother = Smoother(smooth)
         self._last_mix: Mix = {}
 
+    @property
+    def in_flight(self) -> int:
+        """Frames that may be submitted at once; smoothing needs them one after the other."""
+        return 1 if self._smooth else min(getattr(engine, "in_flight", 1) for engine in self._engines.values())
+
     def __call__(self, frame: Frame) -> Frame:
         mix = self._look.mix(float(frame.pts))
-        share = min(1.0, sum(mix.values()))
         if _jumps(self._last_mix, mix):
             self._smoother.reset()
         self._last_mix = mix
         if not mix:
             return frame
-        picture = self._smoother.paint(frame.data, lambda: self._paint(frame, mix))
-        if self._keep_colors:
-            picture = with_colors_of(frame.data, picture)
-        return Frame(picture if share >= 1.0 else blend(frame.data, picture, share), frame.pts, frame.duration)
+        picture = self._smoother.paint(frame.data, self._submit(frame, mix))
+        return self._finish(frame, mix, picture)
+
+    def submit(self, frame: Frame) -> "PendingFilmFrame":
+        """Begin to paint a frame; see `pipeline.SubmittingStep`. Without smoothing."""
+        mix = self._look.mix(float(frame.pts))
+        if not mix:
+            return PendingFilmFrame(lambda: frame)
+        wait = self._submit(frame, mix)
+        return PendingFilmFrame(lambda: self._finish(frame, mix, wait()))
 
     def reset(self) -> None:
         """Forget earlier frames, at a seek."""
         self._smoother.reset()
+        self._last_mix = {}
 
-    def _paint(self, frame: Frame, mix: Mix) -> Picture:
-        if len(mix) == 1:
-            return self._painters[next(iter(mix))](frame).data
+    def _submit(self, frame: Frame, mix: Mix) -> Callable[[], Picture]:
+        """Begin to paint with every style of the mix; the call waits for all and mixes them."""
+        waiting = [(submit_picture(self._engines[style], frame.data), share) for style, share in mix.items()]
+        if len(waiting) == 1:
+            return waiting[0][0]
         total = sum(mix.values())
-        paintings = [(self._painters[style](frame).data, share / total) for style, share in mix.items()]
-        mixed = np.zeros(frame.data.shape, np.float32)
-        for painting, share in paintings:
-            mixed += painting * np.float32(share)
-        return np.rint(mixed).astype(np.uint8)
+
+        def mixed() -> Picture:
+            sum_of_all = np.zeros(frame.data.shape, np.float32)
+            for wait, share in waiting:
+                sum_of_all += wait() * np.float32(share / total)
+            return np.rint(sum_of_all).astype(np.uint8)
+
+        return mixed
+
+    def _finish(self, frame: Frame, mix: Mix, picture: Picture) -> Frame:
+        share = min(1.0, sum(mix.values()))
+        if self._keep_colors:
+            picture = with_colors_of(frame.data, picture)
+        return Frame(picture if share >= 1.0 else blend(frame.data, picture, share), frame.pts, frame.duration)
+
+
+@dataclass(frozen=True)
+class PendingFilmFrame:
+    """A frame that may still be painted."""
+
+    result: Callable[[], Frame]
+    """Waits for it."""
+
+
+class AtSegments:
+    """A stylizer that forgets at every segment and then looks again at the few frames before.
+
+    So a segment depends on its own frames and a short run-up alone: it comes out the same whether the film is painted
+    in one go, resumed there, or on another machine.
+    """
+
+    def __init__(self, stylizer: FilmStylizer, *, every: int, run_up: int, before: Sequence[Frame] = ()) -> None:
+        """
+        Args:
+            stylizer: what paints.
+            every: frames of a segment.
+            run_up: frames that smoothing remembers.
+            before: the last frames before the first one to come.
+        """
+        self._stylizer = stylizer
+        self._every = every
+        self._before: deque[Frame] = deque(before, maxlen=run_up)
+        self._count = 0
+
+    def __call__(self, frame: Frame) -> Frame:
+        if self._count % self._every == 0:
+            self._stylizer.reset()
+            for earlier in self._before:
+                self._stylizer(earlier)
+        self._count += 1
+        self._before.append(frame)
+        return self._stylizer(frame)
+
+
+def run_up_of(smooth: float) -> int:
+    """Frames after which smoothing of this amount has forgotten all but half a step of 8 bits."""
+    kept = MOST_KEPT * smooth
+    return 0 if kept <= 0 else ceil(log(SMALLEST_SHARE) / log(kept))
 
 
 def parse_blend(style: str | Path) -> dict[str, float]:

@@ -50,7 +50,8 @@ class VideoOptions:
     keep_partial: bool = False
     """Join what is finished when a run is stopped or fails."""
     segment_frames: int = 120
-    """Frames per segment of a long job: what a kill costs at most."""
+    """Frames per segment of a long job: what a kill costs at most. Three times as many with smoothing, which looks at
+    some frames twice where segments meet."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.strength <= 1.0:
@@ -65,6 +66,11 @@ class VideoOptions:
             raise ValueError(f"end must be after the start, got {float(self.end)}")
         if self.segment_frames < 1:
             raise ValueError(f"segment_frames must be at least 1, got {self.segment_frames}")
+
+    @property
+    def segment_length(self) -> int:
+        """Frames of a segment as it is cut."""
+        return self.segment_frames * (3 if self.smooth else 1)
 
     def encoding(self, suffix: str) -> Encoding:
         """For an output with this suffix."""

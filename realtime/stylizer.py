@@ -1,5 +1,6 @@
 """A style applied to frames: any size in, the same size and time out."""
 
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -46,9 +47,24 @@ class Stylizer:
         self._smoother.reset()
 
     def _paint(self, picture: Picture) -> Picture:
-        height, width = picture.shape[:2]
-        stylized = self.engine(pad(picture, self.engine.stride)[np.newaxis])[0]
+        return submit_picture(self.engine, picture)()
+
+
+def submit_picture(engine: Engine, picture: Picture) -> Callable[[], Picture]:
+    """Begin to paint (H, W, 3), any size; the call waits for the painting, of the same size.
+
+    An engine that cannot work on several pictures at once paints when the call comes.
+    """
+    height, width = picture.shape[:2]
+    padded = pad(picture, engine.stride)[np.newaxis]
+    submit = getattr(engine, "submit", None)
+    pending = submit(padded) if submit else None
+
+    def wait() -> Picture:
+        stylized: Picture = (pending.result() if pending else engine(padded))[0]
         return np.ascontiguousarray(stylized[BORDER : BORDER + height, BORDER : BORDER + width])
+
+    return wait
 
 
 def pad(picture: Picture, stride: int) -> Picture:
@@ -58,6 +74,11 @@ def pad(picture: Picture, stride: int) -> Picture:
     height, width = picture.shape[:2]
     below, right = (BORDER + -(side + 2 * BORDER) % stride for side in (height, width))
     return cast(Picture, cv2.copyMakeBorder(picture, BORDER, below, BORDER, right, cv2.BORDER_REFLECT_101))
+
+
+def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
+    """What `pad` makes of a picture's (height, width)."""
+    return tuple(side + 2 * BORDER + -(side + 2 * BORDER) % stride for side in (height, width))  # type: ignore[return-value]
 
 
 def blend(below: Picture, above: Picture, strength: float) -> Picture:

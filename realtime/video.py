@@ -26,7 +26,7 @@ from .engine import Engine, EngineInfo, load_engine
 from .errors import SinkError, SourceError
 from .frame import Frame, StreamInfo
 from .frame_rate import AtFrameRate, Later, Part
-from .look import FilmStylizer, Look, load_timeline, plain_look
+from .look import AtSegments, FilmStylizer, Look, load_timeline, plain_look, run_up_of
 from .options import VideoOptions
 from .output_file import check_target
 from .pipeline import Pipeline, Progress, Report
@@ -34,6 +34,7 @@ from .segments import Job, SegmentWriter, join, open_job_folder, unfinished
 from .sink_file import DEFAULT_TIME_BASE, VideoFileWriter
 from .source import Source
 from .source_file import VideoFile, open_input, pick_video
+from .stylizer import padded_size
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,8 @@ DEFAULT_SUFFIX = ".mp4"
 KEPT_SUFFIXES = (".mp4", ".mov", ".mkv", ".m4v")
 """Containers that a default output shares with its input; all others become MP4."""
 
-WARM_UP_SECONDS = 2
-"""After which smoothing has forgotten all but 1 % of a painting, at 24 frames a second and the most smoothing."""
+IN_FLIGHT = 2
+"""Frames that an engine works on at once; see tests/benchmarks/overlap.py."""
 
 HASHED_BYTES = 1 << 20
 """Of the start and of the end of an input: enough to tell two videos apart without reading hours of film."""
@@ -106,11 +107,12 @@ class Engines:
     def info(self) -> EngineInfo:
         return next(iter(self._load().values())).info
 
-    def stylizer(self, options: VideoOptions, info: StreamInfo) -> FilmStylizer:
-        """Ready to paint frames of this size."""
+    def stylizer(self, options: VideoOptions, info: StreamInfo | None = None) -> FilmStylizer:
+        """What paints; ready for frames of this size, where it is known."""
         engines = self._load()
-        for engine in engines.values():
-            engine.warmup(info.height + -info.height % engine.stride, info.width + -info.width % engine.stride)
+        if info is not None:
+            for engine in engines.values():
+                engine.warmup(*padded_size(info.height, info.width, engine.stride))
         return FilmStylizer(engines, self.look, keep_colors=options.keep_colors, smooth=options.smooth)
 
     def __enter__(self) -> Self:
@@ -127,7 +129,10 @@ class Engines:
         for style, artifact in self.artifacts.items():
             if style not in self._engines:
                 self._engines[style] = load_engine(
-                    artifact, device=self._options.device, precision=self._options.precision
+                    artifact,
+                    device=self._options.device,
+                    precision=self._options.precision,
+                    in_flight=1 if self._options.smooth else IN_FLIGHT,
                 )
         return self._engines
 
@@ -246,10 +251,9 @@ def open_job(
         )
         video, frames = stack.enter_context(_open_source(source, options, after=job.last_pts))
         stylizer = engines.stylizer(options, frames.info)
-        if options.smooth and job.last_pts is not None:
-            _warm_up(stylizer, source, options, until=job.last_pts)
-        segments = SegmentWriter(job, frames.info, encoding, frames=options.segment_frames)
-        pipeline = Pipeline(frames, stylizer, [segments], on_progress=on_progress)
+        segments = SegmentWriter(job, frames.info, encoding, frames=options.segment_length)
+        step = _step(stylizer, source, options, job)
+        pipeline = Pipeline(frames, step, [segments], on_progress=on_progress)
         info = frames.info
 
         def finish(path: Path) -> None:
@@ -347,13 +351,18 @@ def _open_source(
         yield video, frames
 
 
-def _warm_up(stylizer: FilmStylizer, source: str | Path, options: VideoOptions, *, until: Fraction) -> None:
-    """Paint what came just before a resumed run again, for the smoothing to know it."""
-    with _open_source(source, options, after=max(until - WARM_UP_SECONDS, Fraction(0))) as (_, frames):
-        for frame in frames:
-            if frame.pts > until:
-                return
-            stylizer(frame)
+def _step(stylizer: FilmStylizer, source: str | Path, options: VideoOptions, job: Job) -> "FilmStylizer | AtSegments":
+    """The stylizer, made independent of where the job was cut or resumed if it remembers frames."""
+    if not options.smooth:
+        return stylizer
+    run_up = run_up_of(options.smooth)
+    times = [pts for segment in job.segments for pts, _ in segment.times][-run_up - 1 :]
+    before: list[Frame] = []
+    if times:
+        after = times[0] * job.time_base if len(times) > run_up else None
+        with _open_source(source, options, after=after) as (_, frames):
+            before = [frame for frame, _ in zip(frames, times[-run_up:], strict=False)]
+    return AtSegments(stylizer, every=options.segment_length, run_up=run_up, before=before)
 
 
 def _copier(source: str | Path, video: VideoFile, options: VideoOptions) -> StreamCopier | None:

@@ -1,0 +1,135 @@
+"""Pictures on disk: read upright, painted by the same styles as videos, written beside the original."""
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import SinkError, SourceError
+from .frame import Frame, Picture
+from .look import FilmStylizer
+from .size import parse_size
+
+READABLE = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".avif"})
+WRITABLE = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+JPEG_QUALITY = 95
+"""Below this, 8x8 blocks show in the flat parts of a painting."""
+MAX_PIXELS = 2**28
+"""A header that claims more is damaged or hostile: 805 MB as RGB."""
+
+Alpha = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class StillPicture:
+    """A picture read from disk."""
+
+    data: Picture
+    """(H, W, 3) uint8 RGB, upright."""
+    alpha: Alpha | None = None
+    """(H, W) uint8, where the file has transparency."""
+
+
+def find_pictures(sources: Sequence[str | Path]) -> list[tuple[Path, Path]]:
+    """Every picture of files and folders (with what is inside them), and its path below the folder it was found in.
+
+    Raises:
+        SourceError: a source is missing, or a folder holds no picture.
+    """
+    found: list[tuple[Path, Path]] = []
+    for source in map(Path, sources):
+        if source.is_dir():
+            inside = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in READABLE and path.is_file()]
+            if not inside:
+                raise SourceError(f"folder must hold pictures ({', '.join(sorted(READABLE))}), got none in {source}")
+            found += [(path, path.relative_to(source)) for path in inside]
+        elif source.is_file():
+            found.append((source, Path(source.name)))
+        else:
+            raise SourceError(f"input must exist, got {source}")
+    return found
+
+
+def read_picture(path: Path) -> StillPicture:
+    """A picture upright by its EXIF tag, its transparency apart, 16 bits brought to 8."""
+    import cv2
+
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as exc:
+        raise SourceError(f"input must be readable, got {path}: {exc.strerror}") from exc
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+    try:
+        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        whole = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if bgr is not None else None
+    except cv2.error as exc:
+        raise SourceError(f"{path} is not a picture that can be read: {exc.err}") from exc
+    if bgr is None or whole is None:
+        raise SourceError(f"{path} is not a picture that can be read")
+    alpha = None
+    if whole.ndim == 3 and whole.shape[2] == 4 and whole.shape[:2] == bgr.shape[:2]:
+        alpha = (whole[..., 3] / (257 if whole.dtype == np.uint16 else 1)).astype(np.uint8)
+    return StillPicture(cast(Picture, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)), alpha)
+
+
+def paint_picture(picture: StillPicture, stylizer: FilmStylizer, *, size: str | None = None) -> StillPicture:
+    """The painting of a picture, at another size if wanted; transparency stays."""
+    import cv2
+
+    data, alpha = picture.data, picture.alpha
+    if size is not None:
+        height, width = parse_size(size, *data.shape[:2])
+        shrinks = height * width < data.shape[0] * data.shape[1]
+        how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+        data = cast(Picture, cv2.resize(data, (width, height), interpolation=how))
+        alpha = None if alpha is None else cast(Alpha, cv2.resize(alpha, (width, height), interpolation=how))
+    stylizer.reset()
+    return StillPicture(stylizer(Frame(np.ascontiguousarray(data), Fraction(0))).data, alpha)
+
+
+def write_picture(picture: StillPicture, path: Path, *, overwrite: bool = False) -> None:
+    """Write by the suffix; whole or not at all. Transparency only where the format has it."""
+    import cv2
+
+    check_picture_target(path, overwrite=overwrite)
+    bgr = cv2.cvtColor(picture.data, cv2.COLOR_RGB2BGR)
+    if picture.alpha is not None and path.suffix.lower() not in (".jpg", ".jpeg"):
+        bgr = np.dstack([bgr, picture.alpha])
+    flags = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix.lower() in (".jpg", ".jpeg") else []
+    _, encoded = cv2.imencode(path.suffix, bgr, flags)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(encoded.tobytes())
+        os.replace(part, path)
+    except OSError as exc:
+        part.unlink(missing_ok=True)
+        raise SinkError(f"{path} cannot be written: {exc.strerror}") from exc
+
+
+def check_picture_target(path: Path, *, overwrite: bool) -> None:
+    """Refuse a target that cannot be written, before any work is done."""
+    if path.suffix.lower() not in WRITABLE:
+        raise SinkError(f"output must end in one of {', '.join(WRITABLE)}, got {path.name}")
+    if path.exists() and not overwrite:
+        raise SinkError(f"output must not exist yet, got {path}; --overwrite replaces it")
+
+
+def picture_targets(
+    found: Sequence[tuple[Path, Path]], output: Path | None, style: str, *, is_folder: bool
+) -> Iterator[tuple[Path, Path]]:
+    """Each picture with where its painting goes: `in.mosaic.jpg` beside it, or the same tree below a folder."""
+    for path, relative in found:
+        suffix = path.suffix if path.suffix.lower() in WRITABLE else ".png"
+        if output is None:
+            yield path, path.with_name(f"{path.stem}.{style}{suffix}")
+        elif is_folder:
+            yield path, output / relative.with_suffix(suffix)
+        else:
+            yield path, output
