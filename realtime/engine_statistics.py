@@ -1,0 +1,272 @@
+"""Statistics in the caller's hands: pictures that do not breathe, and frames larger than memory.
+
+`export.statistics` says what the statistics are and makes the graphs; here they are run.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..export.artifact import Artifact, parse_model
+from ..export.statistics import (
+    INSET,
+    Vector,
+    hold_statistics,
+    layout_of,
+    measure_statistics,
+    receptive_margin,
+)
+from .engine import Backend, Batch, EngineInfo, EngineOptions, Runner, Tensors, check_batch
+
+Picture = npt.NDArray[np.uint8]
+"""(H, W, 3) uint8 RGB."""
+
+DEFAULT_TILE = 1024
+"""Pixels. A tile of the fast network then needs some 150 MB, and a margin of 48 costs a fifth of the work."""
+SETTLED = 1e-3
+"""Statistics have settled when no channel's mean moves by more than this share of its deviation: below 1/255 in the
+picture, since the last layers scale to about 100 of 255."""
+
+
+class StatisticsEngine:
+    """A style that paints with given statistics, and tells those of a frame. One thread at a time."""
+
+    def __init__(self, artifact: Artifact, backend: Backend, options: EngineOptions = EngineOptions()) -> None:  # noqa: B008 (frozen)
+        self._artifact, self._backend, self._options = artifact, backend, options
+        self._model = parse_model(artifact)
+        self._runners: dict[str, Runner] = {}
+        self.layout = layout_of(self._model)
+        """What the numbers of a (K,) vector of statistics are."""
+        self.stride = artifact.metadata.stride
+        self.margin = math.ceil(receptive_margin(self._model) / self.stride) * self.stride
+        """Pixels around a tile that its inner part depends on, rounded up to the stride."""
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._runner("held").info
+
+    def measure(self, frame: Batch) -> tuple[Batch, Vector]:
+        """The (1, H, W, 3) frame painted as the plain engine paints it, and its (K,) statistics."""
+        self._check(frame)
+        outputs = self._runner("measuring").start({"frame": np.ascontiguousarray(frame)}).result()
+        return outputs["stylized"], self.layout.statistics([(outputs["moments"][0], _area(frame))])
+
+    def paint(self, frame: Batch, statistics: Vector) -> Batch:
+        """The (1, H, W, 3) frame painted with (K,) statistics; takes less time than with its own."""
+        self._check(frame)
+        inputs: Tensors = {"frame": np.ascontiguousarray(frame), "affine": self.layout.affine(statistics)}
+        painted: Batch = self._runner("held").start(inputs).result()["stylized"]
+        return painted
+
+    def paint_and_measure(
+        self, frame: Batch, statistics: Vector, *, inset: tuple[int, int, int, int] = (0, 0, 0, 0)
+    ) -> tuple[Batch, npt.NDArray[np.float32]]:
+        """Painted with (K,) statistics, and the (K,) moments of each layer given that those before it used them.
+
+        `inset` pixels at the top, left, bottom and right, multiples of the stride, are not measured.
+        """
+        self._check(frame)
+        inputs: Tensors = {
+            "frame": np.ascontiguousarray(frame),
+            "affine": self.layout.affine(statistics),
+            INSET: np.array(inset, np.int64),
+        }
+        outputs = self._runner("held and measuring").start(inputs).result()
+        return outputs["stylized"], outputs["moments"][0]
+
+    def close(self) -> None:
+        for runner in self._runners.values():
+            runner.close()
+        self._runners.clear()
+
+    def _runner(self, kind: str) -> Runner:
+        if kind not in self._runners:
+            if kind == "measuring":
+                changed = measure_statistics(self._model)
+            else:
+                changed = hold_statistics(self._model, measure=kind == "held and measuring")
+            graph = changed.SerializeToString()
+            self._runners[kind] = self._backend.open_runner(self._artifact, graph, self._options)
+        return self._runners[kind]
+
+    def _check(self, frame: Batch) -> None:
+        check_batch(frame, self.stride)
+        if len(frame) != 1:
+            raise ValueError(f"a frame must be (1, H, W, 3), got {frame.shape}")
+
+
+class CarriedEngine:
+    """An `Engine` for video whose statistics follow the pictures slowly, so that nothing pulses.
+
+    The statistics are an exponential average over time. They are measured on every `every`-th frame only, on the
+    frame as it is painted; the frames between cost less than with statistics of their own.
+    """
+
+    def __init__(self, engine: StatisticsEngine, *, memory_frames: float = 24.0, every: int = 6) -> None:
+        """
+        Args:
+            engine: owned from here on.
+            memory_frames: after so many frames, a lasting change has come through to 63 %; infinity freezes the
+                statistics of the first frame.
+            every: frames from one measurement to the next.
+        """
+        if memory_frames <= 0 or every < 1:
+            raise ValueError(f"memory_frames must be above 0 and every 1 or more, got {memory_frames} and {every}")
+        self._engine = engine
+        self._every = every
+        self._kept = math.exp(-every / memory_frames)
+        self._statistics: Vector | None = None
+        self._frames = 0
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
+
+    @property
+    def stride(self) -> int:
+        return self._engine.stride
+
+    def __call__(self, frames: Batch) -> Batch:
+        check_batch(frames, self.stride)
+        return np.concatenate([self._next(frames[index : index + 1]) for index in range(len(frames))])
+
+    def reset(self) -> None:
+        """Forget earlier frames: at a cut or a seek."""
+        self._statistics = None
+
+    def warmup(self, height: int, width: int) -> None:
+        frame = np.zeros((1, height, width, 3), np.uint8)
+        _, statistics = self._engine.measure(frame)
+        for _ in range(3):
+            self._engine.paint(frame, statistics)
+            self._engine.paint_and_measure(frame, statistics)
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def _next(self, frame: Batch) -> Batch:
+        if self._statistics is None:
+            painted, self._statistics = self._engine.measure(frame)
+            self._frames = 0
+            return painted
+        self._frames += 1
+        if self._frames % self._every or self._kept == 1.0:
+            return self._engine.paint(frame, self._statistics)
+        painted, moments = self._engine.paint_and_measure(frame, self._statistics)
+        measured = self._engine.layout.statistics([(moments, _area(frame))])
+        self._statistics = self._kept * self._statistics + (1 - self._kept) * measured
+        return painted
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A window of the frame and its inner part, which is the tile's own; rows and columns of the frame."""
+
+    window: tuple[slice, slice]
+    inner: tuple[slice, slice]
+
+    @property
+    def inset(self) -> tuple[int, int, int, int]:
+        """Pixels of the window at the top, left, bottom and right that belong to other tiles."""
+        (rows, columns), (own_rows, own_columns) = self.window, self.inner
+        return (
+            own_rows.start - rows.start,
+            own_columns.start - columns.start,
+            rows.stop - own_rows.stop,
+            columns.stop - own_columns.stop,
+        )
+
+    @property
+    def area(self) -> int:
+        """Pixels of the inner part."""
+        return math.prod(part.stop - part.start for part in self.inner)
+
+
+def paint_tiled(
+    engine: StatisticsEngine, frame: Picture, *, tile: int = DEFAULT_TILE, statistics: Vector | None = None
+) -> tuple[Picture, Vector]:
+    """A frame painted in tiles as if in one piece, and its statistics, a good start for the next frame.
+
+    Statistics of the whole frame come from all tiles together. Each pass over the tiles makes those of one more layer
+    exact, so as many passes as layers suffice; from a thumbnail's or the last frame's they settle in far fewer.
+    Chen et al. 2022 (URST, arXiv 2103.11784) stop at the thumbnail's statistics, which shifts colours.
+
+    Args:
+        engine: the style.
+        frame: (H, W, 3) uint8 RGB, sides multiples of the stride.
+        tile: side of a window in pixels, its margins included.
+        statistics: (K,) where a guess is at hand.
+    """
+    check_batch(frame[np.newaxis], engine.stride)
+    tiles = list(tiles_of(frame.shape[0], frame.shape[1], tile=tile, margin=engine.margin, stride=engine.stride))
+    if statistics is None:
+        _, statistics = engine.measure(_thumbnail(frame, tile, engine.stride)[np.newaxis])
+    painted = np.empty_like(frame)
+    for _ in range(len(engine.layout.layers) + 1):
+        parts = []
+        for part in tiles:
+            picture, moments = engine.paint_and_measure(frame[part.window][np.newaxis], statistics, inset=part.inset)
+            painted[part.inner] = _inner(picture[0], part)
+            parts.append((moments, part.area))
+        previous, statistics = statistics, engine.layout.statistics(parts)
+        if _moved(engine, previous, statistics) < SETTLED:
+            break
+    return painted, statistics
+
+
+def tiles_of(height: int, width: int, *, tile: int, margin: int, stride: int) -> Iterator[Tile]:
+    """Tiles whose inner parts cover a frame exactly once; all windows have one size and stay inside the frame."""
+    for window_rows, inner_rows in _spans(height, tile, margin, stride):
+        for window_columns, inner_columns in _spans(width, tile, margin, stride):
+            yield Tile((window_rows, window_columns), (inner_rows, inner_columns))
+
+
+def _spans(size: int, tile: int, margin: int, stride: int) -> Iterator[tuple[slice, slice]]:
+    """Windows along one axis with the part that is each one's own."""
+    window = tile - tile % stride
+    if size <= window:
+        yield slice(0, size), slice(0, size)
+        return
+    step = window - 2 * margin
+    if step < stride:
+        raise ValueError(f"tile must be at least {2 * margin + stride} pixels for this style, got {tile}")
+    start = 0
+    while start < size:
+        # The first and the last window lie at the frame's border, where there is no margin to leave.
+        first = max(0, min(start - margin, size - window))
+        stop = size if first + window >= size else first + window - margin
+        yield slice(first, first + window), slice(start, stop)
+        start = stop
+
+
+def _thumbnail(frame: Picture, tile: int, stride: int) -> Picture:
+    import cv2
+
+    scale = min(1.0, tile / max(frame.shape[:2]))
+    height, width = (max(stride, round(size * scale) // stride * stride) for size in frame.shape[:2])
+    small: Picture = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    return small
+
+
+def _inner(picture: Picture, tile: Tile) -> Picture:
+    top, left, bottom, right = tile.inset
+    return picture[top : picture.shape[0] - bottom, left : picture.shape[1] - right]
+
+
+def _moved(engine: StatisticsEngine, before: Vector, after: Vector) -> float:
+    """The largest change of any channel's mean or deviation, as a share of its deviation."""
+    largest = 0.0
+    for (layer, mean, variance), (_, new_mean, new_variance) in zip(
+        engine.layout.split(before), engine.layout.split(after), strict=True
+    ):
+        deviation, new_deviation = np.sqrt(variance + layer.epsilon), np.sqrt(new_variance + layer.epsilon)
+        moved = np.maximum(np.abs(new_mean - mean), np.abs(new_deviation - deviation)) / new_deviation
+        largest = max(largest, float(moved.max()))
+    return largest
+
+
+def _area(frame: Batch) -> int:
+    return int(frame.shape[1] * frame.shape[2])

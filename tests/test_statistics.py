@@ -1,0 +1,151 @@
+"""Statistics outside the network change nothing when they are the frame's own, and hold still when they are held."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+from impasto.export.artifact import Artifact, parse_model
+from impasto.export.errors import ArtifactError
+from impasto.export.statistics import (
+    freeze_statistics,
+    hold_statistics,
+    layout_of,
+    measure_statistics,
+    receptive_margin,
+)
+from impasto.realtime.engine import BACKENDS, EngineOptions
+from impasto.realtime.engine_statistics import CarriedEngine, StatisticsEngine, paint_tiled, tiles_of
+from impasto.realtime.errors import EngineError
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """(H, W, 3) uint8: waves, different from place to place."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / 17.0
+    waves = [np.sin(a * y + b * x + c) + x / (width / 17) for a, b, c in rng.uniform(0, 3, (3, 3))]
+    return np.clip(90 + 80 * np.stack(waves, -1), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module", params=["openvino", "onnxruntime"])
+def engine(request: pytest.FixtureRequest, small_artifact: Artifact) -> Iterator[StatisticsEngine]:
+    backend = next(b for b in BACKENDS if (b.library, b.device) == (request.param, "cpu"))
+    try:
+        backend.precisions()
+    except EngineError as exc:
+        pytest.skip(str(exc))
+    opened = StatisticsEngine(small_artifact, backend, EngineOptions(precision="fp32"))
+    yield opened
+    opened.close()
+
+
+def largest_difference(one: np.ndarray, other: np.ndarray) -> int:
+    return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+def test_measured_numbers_are_means_and_variances(small_artifact: Artifact) -> None:
+    frame = picture(64, 96)[np.newaxis]
+    model = parse_model(small_artifact)
+    layout = layout_of(model)
+    plain, moments = ReferenceEvaluator(measure_statistics(model)).run(None, {"frame": frame})
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    exposed.graph.output.extend(helper.make_tensor_value_info(name, 1, None) for name in ("a", "d"))
+    wanted, *maps = ReferenceEvaluator(exposed).run(None, {"frame": frame})
+    assert np.array_equal(plain, wanted)
+    statistics = layout.statistics([(moments[0], 64 * 96)])
+    for (_, mean, variance), values in zip(layout.split(statistics), maps, strict=True):
+        np.testing.assert_allclose(mean, values.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(variance, values.var((0, 2, 3)), rtol=1e-3)
+
+
+def test_a_frames_own_statistics_give_its_own_picture(engine: StatisticsEngine, small_artifact: Artifact) -> None:
+    frame = picture(64, 96)[np.newaxis]
+    (wanted,) = ReferenceEvaluator(parse_model(small_artifact)).run(None, {"frame": frame})
+    painted, statistics = engine.measure(frame)
+    assert largest_difference(painted, wanted) <= 1  # rounding at .5
+    assert largest_difference(engine.paint(frame, statistics), wanted) <= 1
+    again, moments = engine.paint_and_measure(frame, statistics)
+    assert largest_difference(again, wanted) <= 1
+    np.testing.assert_allclose(engine.layout.statistics([(moments, 64 * 96)]), statistics, rtol=1e-3, atol=1e-4)
+
+
+def test_frozen_statistics_make_an_ordinary_network(small_artifact: Artifact) -> None:
+    frame = picture(64, 96)[np.newaxis]
+    model = parse_model(small_artifact)
+    statistics = np.abs(np.random.default_rng(0).normal(1, 0.3, layout_of(model).size))
+    frozen = freeze_statistics(model, statistics)
+    onnx.checker.check_model(frozen, full_check=True)
+    assert not any(node.op_type == "InstanceNormalization" for node in frozen.graph.node)
+    held = {"frame": frame, "affine": layout_of(model).affine(statistics)}
+    (wanted,) = ReferenceEvaluator(hold_statistics(model)).run(None, held)
+    (painted,) = ReferenceEvaluator(frozen).run(None, {"frame": frame})
+    assert largest_difference(painted, wanted) <= 1
+
+
+def test_parts_pool_to_the_whole(engine: StatisticsEngine) -> None:
+    """The first layer is measured from the frame alone, so its pooled parts are exact at once."""
+    frame = picture(64, 96)[np.newaxis]
+    _, whole = engine.measure(frame)
+    parts = []
+    for inset in ((0, 0, 32, 0), (32, 0, 0, 0)):
+        _, moments = engine.paint_and_measure(frame, whole, inset=inset)
+        parts.append((moments, 32 * 96))
+    np.testing.assert_allclose(engine.layout.statistics(parts), whole, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(200, 260), (64, 300), (90, 64)], ids=str)
+def test_tiles_have_no_seams(engine: StatisticsEngine, size: tuple[int, int]) -> None:
+    frame = picture(*size)
+    wanted, own = engine.measure(frame[np.newaxis])
+    painted, statistics = paint_tiled(engine, frame, tile=96)
+    assert largest_difference(painted, wanted[0]) <= 1
+    np.testing.assert_allclose(statistics, own, rtol=0.02, atol=0.02)
+
+
+def test_tiles_cover_a_frame_once_with_margins() -> None:
+    for height, width, tile in ((96, 96, 96), (100, 400, 96), (1080, 1920, 512), (2160, 3840, 1024)):
+        count = np.zeros((height, width), int)
+        shapes = set()
+        for part in tiles_of(height, width, tile=tile, margin=16, stride=4):
+            count[part.inner] += 1
+            rows, columns = part.window
+            shapes.add((rows.stop - rows.start, columns.stop - columns.start))
+            edges = (rows.start == 0, columns.start == 0, rows.stop == height, columns.stop == width)
+            assert all(inset >= 16 or edge for inset, edge in zip(part.inset, edges, strict=True))
+            assert all(inset % 4 == 0 for inset in part.inset)
+        assert (count == 1).all()
+        assert len(shapes) == 1, "one size compiles once"
+    with pytest.raises(ValueError, match="tile must be at least 36"):
+        list(tiles_of(100, 100, tile=32, margin=16, stride=4))
+
+
+def test_the_margin_is_the_sum_of_the_radii(small_artifact: Artifact) -> None:
+    assert receptive_margin(parse_model(small_artifact)) == 1 + 2 + 4  # 3x3 at full size, 3x3 at half, 4x4 from half
+
+
+def test_carried_statistics_follow_slowly_and_reset_at_cuts(engine: StatisticsEngine) -> None:
+    dark, bright = picture(64, 96, seed=1)[np.newaxis] // 3, picture(64, 96, seed=2)[np.newaxis]
+    own_dark, _ = engine.measure(dark)
+    own_bright, _ = engine.measure(bright)
+    carried = CarriedEngine(engine, memory_frames=8, every=2)
+    assert largest_difference(carried(dark), own_dark) == 0
+    assert largest_difference(carried(dark), own_dark) <= 1
+    distances = [float(np.abs(carried(bright).astype(float) - own_bright).mean()) for _ in range(60)]
+    assert distances[0] > 5 * distances[-1]
+    assert distances[-1] < 1
+    carried.reset()
+    assert largest_difference(carried(bright), own_bright) == 0
+    frozen = CarriedEngine(engine, memory_frames=float("inf"))
+    frozen(dark)
+    pictures = [frozen(bright) for _ in range(10)]
+    assert all(np.array_equal(pictures[0], other) for other in pictures)
+    assert frozen(np.concatenate([bright, dark])).shape == (2, 64, 96, 3)
+
+
+def test_networks_without_normalisation_say_so(identity_artifact: Artifact) -> None:
+    with pytest.raises(ArtifactError, match="must have instance normalisations"):
+        layout_of(parse_model(identity_artifact))
