@@ -37,10 +37,10 @@ def match_colors(pixels: Array, like: Array, *, transform: ColorTransform = "eig
     mean, covariance = _moments(pixels)
     wanted_mean, wanted = _moments(like)
     if transform == "eigen":
-        matrix: Array = _root(wanted) @ _inverse_root(covariance)
+        matrix = np.asarray(_root(wanted) @ _inverse_root(covariance))
     else:
         ridge = _FLAT**2 * np.eye(3)
-        matrix = np.linalg.cholesky(wanted + ridge) @ np.linalg.inv(np.linalg.cholesky(covariance + ridge))
+        matrix = np.asarray(np.linalg.cholesky(wanted + ridge) @ np.linalg.inv(np.linalg.cholesky(covariance + ridge)))
     return np.asarray((pixels - mean) @ matrix.T + wanted_mean, dtype=np.float64)
 
 

@@ -1,0 +1,147 @@
+"""A labelled grid of pictures over one or two settings, with the curves of the losses beside it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from .data import Picture
+from .errors import TrainingError
+from .gatys import Iterate, Painting, StyleImage, paint
+from .gatys_config import STYLE_WEIGHTS, GatysConfig, parse_layers
+from .loss_network import LossNetwork
+
+
+def _layer_set(text: str) -> dict[str, float]:
+    return parse_layers(text.replace("+", ","))
+
+
+_PARSERS: Mapping[str, Callable[[str], Any]] = {
+    "content-weight": float, "style-weight": float, "tv-weight": float, "learning-rate": float, "style-scale": float,
+    "noise": float, "iterations": int, "min-size": int, "history": int, "seed": int, "optimizer": str, "start": str,
+    "statistics": str, "color": str, "content-layers": _layer_set, "style-layers": _layer_set,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One option and the values that it takes."""
+
+    name: str
+    """As on the command line, without the dashes."""
+    values: Sequence[tuple[str, Any]]
+    """As typed, and parsed."""
+
+    def apply(self, config: GatysConfig, number: int) -> GatysConfig:
+        return replace(config, **{self.name.replace("-", "_"): self.values[number][1]})
+
+    def label(self, number: int) -> str:
+        return f"{self.name} {self.values[number][0]}"
+
+
+def parse_axis(text: str) -> Axis:
+    """ "style-weight=10,100,1000"; values are checked by `GatysConfig` when they are applied.
+
+    Raises:
+        ValueError: an option that cannot be varied, or a value that cannot be read.
+    """
+    name, _, listed = text.partition("=")
+    name = name.strip().lstrip("-").replace("_", "-")
+    if name not in _PARSERS or not listed:
+        raise ValueError(f"--vary must be OPTION=A,B,... with one of {', '.join(_PARSERS)}, got {text!r}")
+    try:
+        values = [(part.strip(), _PARSERS[name](part.strip())) for part in listed.split(",")]
+    except ValueError as exc:
+        raise ValueError(f"--vary {name} must have values that can be read, got {listed!r}: {exc}") from exc
+    axis = Axis(name, values)
+    for number in range(len(values)):
+        axis.apply(GatysConfig(min_size=64), number)
+    return axis
+
+
+def check_figure(path: Path, *, overwrite: bool) -> None:
+    """Refuse what could not be written, before hours of work.
+
+    Raises:
+        TrainingError: the file exists, or its folder does not.
+        ValueError: its ending is not that of a figure.
+    """
+    if path.suffix.lower() not in {".png", ".pdf", ".svg", ".jpg"}:
+        raise ValueError(f"a figure's name must end in .png, .jpg, .pdf or .svg, got {path}")
+    if path.exists() and not overwrite:
+        raise TrainingError(f"{path} must not exist yet; pass --overwrite to replace it")
+    if not path.parent.is_dir():
+        raise TrainingError(f"{path.parent} must be a folder")
+
+
+def run_sweep(
+    photo: Picture,
+    styles: Sequence[StyleImage],
+    loss_network: LossNetwork,
+    config: GatysConfig,
+    axes: Sequence[Axis],
+    output: Path,
+    *,
+    callback: Callable[[str, Iterate], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> int:
+    """Paint every combination and draw the figure; stopped, it is drawn with those that are done. Returns how many.
+
+    Args:
+        axes: one (columns) or two (columns, rows).
+        callback: told of the label of the picture in work and of every evaluation.
+    """
+    columns, rows = axes[0], axes[1] if len(axes) > 1 else None
+    grid: list[list[tuple[str, GatysConfig, Painting] | None]] = []
+    for row in range(len(rows.values) if rows else 1):
+        grid.append([])
+        for column in range(len(columns.values)):
+            here = columns.apply(rows.apply(config, row) if rows else config, column)
+            label = columns.label(column) + (f", {rows.label(row)}" if rows else "")
+            painted = None
+            if not should_stop():
+                report = None if callback is None else (lambda it, label=label: callback(label, it))
+                painted = paint(photo, styles, loss_network, here, callback=report, should_stop=should_stop)
+            grid[-1].append(None if painted is None or painted.stopped else (label, here, painted))
+    _draw(grid, output)
+    return sum(cell is not None for row_cells in grid for cell in row_cells)
+
+
+def _draw(grid: Sequence[Sequence[tuple[str, GatysConfig, Painting] | None]], output: Path) -> None:
+    from matplotlib.figure import Figure  # late: a second to import
+
+    columns = len(grid[0]) + 1
+    figure = Figure(figsize=(3.4 * columns, 3.4 * len(grid)), layout="constrained")
+    for row, cells in enumerate(grid):
+        curves = figure.add_subplot(len(grid), columns, (row + 1) * columns)
+        for column, cell in enumerate(cells):
+            if cell is None:
+                continue
+            label, config, painted = cell
+            axes = figure.add_subplot(len(grid), columns, row * columns + column + 1)
+            axes.imshow(painted.picture)
+            axes.axis("off")
+            axes.set_title(f"{label}\n{_caption(config, painted)}", fontsize=8)
+            # Scales follow one another; a total of another size is another function, so each starts anew.
+            steps = list(accumulate((len(curve) for curve in painted.curves), initial=0))
+            for scale, curve in enumerate(painted.curves):
+                numbers = range(steps[scale] + 1, steps[scale + 1] + 1)
+                curves.plot(numbers, curve, color=f"C{column}", label=label if scale == 0 else None)
+        curves.set(xlabel="evaluation", ylabel="lowest total", yscale="log")
+        curves.grid(alpha=0.3)
+        curves.legend(fontsize=6)
+    part = output.with_name(f".{output.stem}.part{output.suffix}")
+    try:
+        figure.savefig(part, dpi=130)
+        part.replace(output)
+    except OSError as exc:
+        raise TrainingError(f"cannot write {output}: {exc}") from exc
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _caption(config: GatysConfig, painted: Painting) -> str:
+    weight = STYLE_WEIGHTS[config.statistics] if config.style_weight is None else config.style_weight
+    losses = "  ".join(f"{name} {painted.losses[name]:.3g}" for name in ("content", "style", "tv", "total"))
+    return f"{losses}\n(style weight {weight:g}, {painted.seconds:.0f} s)"
