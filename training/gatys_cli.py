@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -307,79 +307,5 @@ def _state(iterate: "Iterate") -> str:
     return f"{_losses(iterate.losses)}, {iterate.seconds_left:.0f} s left"
 
 
-def _losses(losses: "Any") -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in losses.items())    read_masks: list[Picture | None] = [_read(path) for path in masks]
-    read_masks += [None] * (len(paths) - len(masks))
-    return [
-        StyleImage(_read(path), weight, mask)
-        for path, weight, mask in zip(paths, options.weights(len(paths)), read_masks, strict=True)
-    ]
-
-
-def _say_memory(photo: "Picture", network: "LossNetwork", config: GatysConfig, *, quiet: bool) -> None:
-    from .gatys import check_memory, scale_sizes
-    from .gatys_memory import available_memory
-
-    scales = scale_sizes(photo.shape[0], photo.shape[1], config.min_size, config.size)
-    needed = check_memory(scales[-1], network, config)
-    available = available_memory(network.preprocess.weight.device)
-    if not quiet:
-        sizes = ", ".join(f"{width}x{height}" for height, width in scales)
-        free = "" if available is None else f" of {available / 2**30:.1f} GB free"
-        print(f"{sizes}; needs about {needed / 2**30:.1f} GB{free}", file=sys.stderr)
-
-
-@contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """The first Ctrl-C ends after this iteration and keeps the picture, the second ends at once."""
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nstopping; Ctrl-C again drops the picture", file=sys.stderr)
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _display(*, quiet: bool) -> "Iterator[Callable[[Iterate], None]]":
-    """A bar on a terminal, a line now and then elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        last_line = [0.0]
-
-        def print_line(iterate: "Iterate") -> None:
-            if time.monotonic() - last_line[0] >= _LINE_EVERY_SECONDS:
-                last_line[0] = time.monotonic()
-                console.print(f"{_where(iterate)}, {iterate.iteration}/{iterate.iterations}, {_state(iterate)}")
-
-        yield print_line
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
-    with Bar(*columns, console=console) as bar:
-        task = bar.add_task("", text="")
-        yield lambda it: bar.update(
-            task, description=_where(it), total=it.iterations, completed=it.iteration, text=_state(it)
-        )
-
-
-def _where(iterate: "Iterate") -> str:
-    height, width = iterate.scales[iterate.scale]
-    return f"scale {iterate.scale + 1}/{len(iterate.scales)} {width}x{height}"
-
-
-def _state(iterate: "Iterate") -> str:
-    return f"{_losses(iterate.losses)}, {iterate.seconds_left:.0f} s left"
-
-
-def _losses(losses: "Any") -> str:
+def _losses(losses: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
