@@ -1,0 +1,155 @@
+"""Latency of the live path, measured where the picture arrives: a clock painted into each picture is read back from
+the MJPEG stream by another process.
+
+    python tests/benchmarks/live_latency.py --style mosaic --minutes 10
+    python tests/benchmarks/live_latency.py --slow-ms 120          # a network slower than the camera
+
+Prints capture-to-viewer and capture-to-painted p50/p95/max, the slope over the run and the drops, as JSON.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+WARM_UP_SECONDS = 5.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--style", default="mosaic")
+    parser.add_argument("--source", default="lavfi:testsrc2=size=640x360:rate=30")
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--slow-ms", type=float, help="use a stand-in network that takes so long, not a style")
+    parser.add_argument("--viewers", type=int, default=1)
+    parser.add_argument("--read", metavar="URL", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.read:
+        read(arguments.read)
+    else:
+        print(json.dumps(measure(arguments), indent=2))
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, object]:
+    """Run a session with its panel; the readers are processes of their own."""
+    from impasto.realtime.camera import parse_input
+    from impasto.realtime.capture import CameraFeed
+    from impasto.realtime.live import LiveSession
+    from impasto.realtime.live_controls import LiveControls
+    from impasto.realtime.live_settings import LiveSettings
+    from impasto.realtime.live_styles import StyleShelf
+    from impasto.realtime.panel import Panel
+    from impasto.realtime.panel_guard import PanelGuard, allowed_hosts
+
+    shelf = StyleShelf()
+    slow = arguments.slow_ms
+    feed = CameraFeed(parse_input(arguments.source))
+    info = feed.wait_live()
+    session = LiveSession(
+        feed, (lambda name, tier: SlowEngine(slow / 1e3)) if slow else shelf.open,
+        settings=LiveSettings(arguments.style), size=(info.height, info.width),
+        frame_rate=Fraction(info.frame_rate).limit_denominator(1001), time_code=True,
+    )  # fmt: skip
+    panel = Panel(
+        lambda port: PanelGuard("c" * 22, "v" * 22, allowed_hosts("127.0.0.1", port)), address="127.0.0.1", port=0
+    )
+    with panel:
+        session.add_output(panel.hub)
+        with session:
+            panel.attach(
+                LiveControls(
+                    session, shelf, folder=Path(), open_recording=no_recording, open_feed=lambda name: feed,
+                    camera="", on_event=print, on_quit=lambda: None,
+                )
+            )  # fmt: skip
+            seconds = 60 * arguments.minutes + WARM_UP_SECONDS
+            readers = [
+                subprocess.Popen(
+                    [sys.executable, __file__, "--read", panel.mjpeg_url], stdout=subprocess.PIPE, text=True
+                )
+                for _ in range(arguments.viewers)
+            ]
+            time.sleep(seconds)
+            status, painted = session.status, session.meter.total()
+    pairs = [json.loads(reader.communicate()[0] or "[]") for reader in readers]
+    first = np.array(pairs[0])
+    steady = first[first[:, 0] > first[0, 0] + WARM_UP_SECONDS]
+    minutes, latency_ms = (steady[:, 0] - steady[0, 0]) / 60, steady[:, 1] * 1e3
+    return {
+        "engine": status.engine, "size": [info.width, info.height], "camera_fps": info.frame_rate,
+        "seconds": round(float(minutes[-1] * 60), 1), "viewer_fps": round(len(steady) / float(minutes[-1] * 60), 2),
+        "capture_to_viewer_ms": percentiles(latency_ms),
+        "slope_ms_per_minute": round(float(np.polyfit(minutes, latency_ms, 1)[0]), 3),
+        "capture_to_painted_ms": {"p50": painted.p50_ms, "p95": painted.p95_ms, "max": round(painted.max_ms, 1)},
+        "captured": status.captured, "dropped": status.dropped,
+        "p95_in_network_times": round(float(np.percentile(latency_ms, 95)) / slow, 2) if slow else None,
+    }  # fmt: skip
+
+
+def no_recording(path: Path) -> Any:
+    raise RuntimeError("this benchmark does not record")
+
+
+def percentiles(values: np.ndarray) -> dict[str, float]:
+    return {name: round(float(np.percentile(values, q)), 1) for name, q in (("p50", 50), ("p95", 95), ("max", 100))}
+
+
+class SlowEngine:
+    """Stands in for a network that is slower than the camera."""
+
+    stride = 4
+
+    def __init__(self, seconds: float) -> None:
+        from impasto.realtime.engine import EngineInfo
+
+        self.info = EngineInfo(f"stand-in of {seconds * 1e3:.0f} ms", "CPU", "fp32")
+        self._seconds = seconds
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        time.sleep(self._seconds)
+        return 255 - frames
+
+    def warmup(self, height: int, width: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def read(url: str) -> None:
+    """A viewer: [arrival, age] in seconds for every picture whose clock is sound, as JSON when the stream ends."""
+    import cv2
+
+    from impasto.realtime.time_code import read_time_code
+
+    seen = []
+    for jpeg in parts(url):
+        arrived = time.monotonic()
+        code = read_time_code(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
+        if code is not None:
+            seen.append((arrived, arrived - code))
+    print(json.dumps(seen))
+
+
+def parts(url: str) -> Iterator[bytes]:
+    """The pictures of a multipart stream, until it ends."""
+    with urllib.request.urlopen(url) as stream:
+        try:
+            while line := stream.readline():
+                if line.lower().startswith(b"content-length:"):
+                    stream.readline()
+                    yield stream.read(int(line.split(b":")[1]))
+        except (ConnectionError, OSError):
+            return
+
+
+if __name__ == "__main__":
+    main()
