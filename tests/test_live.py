@@ -57,17 +57,17 @@ def test_pictures_are_painted_and_arrive_fresh() -> None:
 
 
 def test_a_slow_network_shows_new_pictures_not_old_ones() -> None:
-    """60 frames/s in, 20 out: a queue would be seconds behind after 4 s; one slot is at most 1.5 frames behind."""
+    """60 frames/s in, 20 out: a queue would be over a second behind after 2.6 s; one slot is at most 1.5 frames behind."""
     gallery, seconds = Gallery(), 0.05
     with session_with(gallery, FakeEngine(seconds=seconds), feed=FakeFeed(rate=60)) as session:
-        time.sleep(4.0)
+        time.sleep(2.6)
         dropped = session.status.dropped
     ages = [when - float(frame.pts) for when, frame in gallery.frames if kind_of(frame.data) == "painted"]
-    assert len(ages) > 50
+    assert len(ages) > 30
     # waiting in the slot at most one camera period, then the network once
     assert np.percentile(ages[5:], 95) < 1.5 * seconds + 0.02
     assert np.mean(ages[-20:]) < np.mean(ages[5:25]) + 0.01
-    assert dropped > 100
+    assert dropped > 60
 
 
 def test_a_slow_output_harms_only_itself() -> None:

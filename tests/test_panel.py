@@ -111,17 +111,13 @@ def test_the_kept_token_is_private_and_stays(tmp_path: Path) -> None:
 MARK = SimpleNamespace(plus={"calm": 30, "storm": 160})
 
 
-@pytest.fixture(scope="module")
-def shelf_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("styles")
-
-
 @pytest.fixture
 def run(tmp_path: Path, make_artifact, identity_model, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """A session with two styles and its panel on a free port."""
     styles = tmp_path / "styles"
     styles.mkdir()
     monkeypatch.setenv("IMPASTO_STYLES", str(styles))
+    monkeypatch.setattr("impasto.assets.style_folders", lambda: (styles,))  # these, not those that ship
     monkeypatch.setenv("IMPASTO_CONFIG", str(tmp_path / "config"))
     for name in MARK.plus:
         make_artifact(identity_model, name=name).path.rename(styles / f"{name}.fast.onnx")
