@@ -184,8 +184,8 @@ def receptive_margin(model: "onnx.ModelProto") -> int:
     The longest path through a residual network has every convolution on it, so the sum is the bound.
     """
     weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
-    for node in model.graph.node:  # fp16 weights lie behind a cast
-        if node.op_type == "Cast" and node.input[0] in weights:
+    for node in model.graph.node:  # fp16 weights lie behind a cast, int8 weights behind their scales
+        if node.op_type in ("Cast", "DequantizeLinear") and node.input[0] in weights:
             weights[node.output[0]] = weights[node.input[0]]
     spans = _spans(model)
     margin = 0
