@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .live_output import OpenSink, OutputStatus
     from .live_settings import LiveSettings
     from .live_styles import StyleShelf
+    from .loopback_readers import LoopbackReaders
     from .panel import Panel
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -358,8 +359,12 @@ class _Run:
 
         options = self._options
         sinks: list[tuple[str, OpenSink, Sequence[float]]] = []
+        watched: dict[str, Callable[[], bool]] = {}
         if options.virtual_camera:
-            sinks.append((VIRTUAL_CAMERA, lambda i: VirtualCamera(i, device=options.virtual_camera_device), ()))
+            watch = _VirtualCameraWatch()
+            sinks.append((VIRTUAL_CAMERA, lambda i: VirtualCamera(
+                i, device=options.virtual_camera_device, on_open=watch.opened, on_close=watch.closed), ()))  # fmt: skip
+            watched[VIRTUAL_CAMERA] = watch.watched
         if options.window:
             sinks.append(("window", lambda i: PreviewWindow(i, on_key=controls.press, on_closed=self._done.set), ()))
         if options.stdout:
@@ -372,7 +377,7 @@ class _Run:
             session.add_output(
                 LiveOutput(
                     name, open_sink, frame_rate=session.frame_rate, retry_seconds=retry,
-                    on_change=self._output_changed,
+                    on_change=self._output_changed, watched=watched.get(name, lambda: True),
                 )
             )  # fmt: skip
         if options.record is not None:
@@ -533,6 +538,28 @@ class _Run:
 
 
 VIRTUAL_CAMERA = "virtual camera"
+
+
+class _VirtualCameraWatch:
+    """Whether a program looks at our virtual camera; known on Linux only, elsewhere one always seems to."""
+
+    def __init__(self) -> None:
+        self._readers: LoopbackReaders | None = None
+
+    def opened(self, device: str) -> None:
+        if device.startswith("/dev/"):
+            from .loopback_readers import LoopbackReaders
+
+            self._readers = LoopbackReaders(device)
+
+    def closed(self) -> None:
+        readers, self._readers = self._readers, None
+        if readers is not None:
+            readers.close()
+
+    def watched(self) -> bool:
+        readers = self._readers
+        return readers is None or readers.any()
 
 
 def _pusher(stream: Any, url: str, bitrate_kbps: int) -> "OpenSink":

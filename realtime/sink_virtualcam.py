@@ -1,7 +1,7 @@
 """A camera for other programs: OBS' virtual camera on Windows and macOS, v4l2loopback on Linux, by pyvirtualcam."""
 
 import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,11 +23,20 @@ REMEDY = {"linux": REMEDY_LINUX, "darwin": REMEDY_DARWIN}.get(sys.platform, REME
 class VirtualCamera:
     """Sends frames to a virtual camera device."""
 
-    def __init__(self, info: StreamInfo, *, device: str | None = None) -> None:
+    def __init__(
+        self,
+        info: StreamInfo,
+        *,
+        device: str | None = None,
+        on_open: Callable[[str], None] = lambda device: None,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
         """
         Args:
             info: of the frames to come; odd edges lose a row or column (v4l2loopback refuses odd widths).
             device: /dev/videoN, or OBS' or Unity Capture's device name; None for the first.
+            on_open: gets the device's name once it is open.
+            on_close: called when it is closed again.
         """
         try:
             import pyvirtualcam
@@ -38,6 +47,7 @@ class VirtualCamera:
         self._frame_rate = float(info.frame_rate)
         self._device = device
         self._camera: Any = None
+        self._on_open, self._on_close = on_open, on_close
 
     @property
     def device(self) -> str:
@@ -52,6 +62,7 @@ class VirtualCamera:
         except (RuntimeError, OSError, ValueError) as exc:
             detail = " ".join(str(exc).split())
             raise SinkError(f"virtual camera cannot be opened: {detail}") from exc
+        self._on_open(self.device)
         return self
 
     def write(self, frame: Frame) -> None:
@@ -65,23 +76,6 @@ class VirtualCamera:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._camera is not None:
+            self._on_close()
             self._camera.close()
             self._camera = None
-
-
-def loopback_readers(device: str) -> int:
-    """How many other processes of this user have a Linux device open; -1 where that cannot be known."""
-    import os
-
-    count, me = 0, str(os.getpid())
-    try:
-        target = os.stat(device).st_rdev
-        processes = [p for p in Path("/proc").iterdir() if p.name.isdigit() and p.name != me]
-    except OSError:
-        return -1
-    for process in processes:
-        try:
-            count += any(os.stat(fd).st_rdev == target for fd in (process / "fd").iterdir())
-        except OSError:
-            continue  # another user's process, or one that has just ended
-    return count

@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from .live_helpers import build_shim
+from impasto.realtime.loopback_readers import LoopbackReaders
+
+from .live_helpers import build_shim, wait_until
 
 pytest.importorskip("pyvirtualcam")
 
@@ -67,3 +69,19 @@ def test_a_missing_device_is_one_clear_line(tmp_path: Path) -> None:
         pytest.skip("this machine has a device of that name")
     said = run("/dev/video9", tmp_path)
     assert "does not exist" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
+def test_readers_of_a_device_are_noticed(tmp_path: Path) -> None:
+    device = tmp_path / "device"
+    device.touch()
+    readers = LoopbackReaders(str(device))
+    assert not readers.any()
+    other = subprocess.Popen(["sleep", "20"], stdin=device.open())
+    wait_until(readers.any)
+    assert LoopbackReaders(str(device)).any()  # also one that came first
+    other.kill()
+    other.wait()
+    wait_until(lambda: not readers.any())
+    readers.close()
+    assert LoopbackReaders("/no/such/device").any()
