@@ -1,5 +1,6 @@
 """ONNX Runtime: the common denominator of processors and graphics cards, one execution provider per device."""
 
+import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
@@ -27,6 +28,7 @@ _MEND: dict[str, str] = {
     "directml": "pip install onnxruntime-directml",
     "coreml": "pip install onnxruntime",
 }
+_SYSTEMS = {"directml": ("win32", "Windows"), "coreml": ("darwin", "macOS")}
 _DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime-directml", "onnxruntime")
 
 
@@ -139,6 +141,8 @@ class _Bound:
 
 
 def _library(device: Device) -> Any:
+    if device in _SYSTEMS and sys.platform != _SYSTEMS[device][0]:
+        raise EngineError(f"{device} exists on {_SYSTEMS[device][1]} only")
     try:
         import onnxruntime
     except ImportError as exc:
@@ -166,6 +170,8 @@ def _check_provider(onnxruntime: Any, device: Device) -> None:
     available = onnxruntime.get_available_providers()
     if _PROVIDERS[device] in available:
         return
+    if device in ("cuda", "tensorrt") and nvidia.driver() is None:
+        raise EngineError(f"{nvidia.diagnosis()}: {_reinstall(_MEND[device])}")
     distributions = installed_distributions()
     if len(distributions) > 1:
         raise EngineError(
