@@ -20,7 +20,7 @@ import typer
 from .cli_common import EXIT_INTERRUPTED, Command
 
 if TYPE_CHECKING:
-    from .capture import CameraFeed
+    from .capture import CameraFeed, FeedStatus
     from .live import LiveSession
     from .live_controls import LiveControls
     from .live_output import OpenSink, OutputStatus
@@ -285,7 +285,7 @@ class _Run:
 
     def _feed(self, source: str) -> "CameraFeed":
         from .camera import parse_input
-        from .capture import CameraFeed
+        from .capture import CameraFeed, FeedStatus
 
         options = self._options
         if options.backend not in ("auto", "pyav", "opencv"):
@@ -294,7 +294,11 @@ class _Run:
             source, size=options.size, frame_rate=options.fps, pixel_format=options.pixel_format,
             backend=options.backend,  # type: ignore[arg-type]
         )  # fmt: skip
-        return CameraFeed(request, on_status=lambda status: self._say(status.message))
+        return CameraFeed(request, on_status=self._camera_changed)
+
+    def _camera_changed(self, status: "FeedStatus") -> None:
+        if status.state != "closed":
+            self._say(status.message)
 
     def _first_picture(self, feed: "CameraFeed") -> Any:
         from .errors import SourceError

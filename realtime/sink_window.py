@@ -24,6 +24,10 @@ class PreviewWindow:
     def __enter__(self) -> Self:
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise SinkError("a window needs a display, got none (DISPLAY is not set); use the panel in a browser")
+        if sys.platform == "darwin":
+            raise SinkError("a window is not possible on macOS, whose windows belong to the main thread; use the panel")
+        # OpenCV's Qt complains about fonts that it does not ship; nothing in our window is text.
+        os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")
         import cv2
 
         self._cv2 = cv2
