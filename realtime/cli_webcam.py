@@ -285,7 +285,7 @@ class _Run:
 
     def _feed(self, source: str) -> "CameraFeed":
         from .camera import parse_input
-        from .capture import CameraFeed, FeedStatus
+        from .capture import CameraFeed
 
         options = self._options
         if options.backend not in ("auto", "pyav", "opencv"):
@@ -338,8 +338,9 @@ class _Run:
 
         def open_recording(path: Path) -> LiveOutput:
             return LiveOutput(
-                "recording", self._recording_sink(path), frame_rate=session.frame_rate, on_change=self._output_changed
-            )
+                "recording", self._recording_sink(path), frame_rate=session.frame_rate, begin_with_card=False,
+                on_change=self._output_changed,
+            )  # fmt: skip
 
         return LiveControls(
             session, shelf, folder=self._options.folder or default_folder(), open_recording=open_recording,

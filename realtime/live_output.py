@@ -77,6 +77,7 @@ class LiveOutput:
         *,
         frame_rate: Fraction,
         retry_seconds: Sequence[float] = (),
+        begin_with_card: bool = True,
         watched: Callable[[], bool] = lambda: True,
         on_change: Callable[[OutputStatus], None] = lambda status: None,
     ) -> None:
@@ -86,10 +87,12 @@ class LiveOutput:
             open_sink: gives the sink for a stream of the size that comes.
             frame_rate: nominal, for sinks that want one.
             retry_seconds: pauses before opening it again, the last for ever; empty for never.
+            begin_with_card: False opens the sink only at the first painted picture, as a recording should.
             watched: tells whether anybody sees this output; while nobody sees any, painting rests.
             on_change: gets the status when the state changes; called from this output's thread.
         """
         self.name = name
+        self._begin_with_card = begin_with_card
         self._watched = watched
         self.slot: LatestSlot[Painting] = LatestSlot()
         self.meter = LatencyMeter()
@@ -123,7 +126,7 @@ class LiveOutput:
         failures = 0
         while not self._stop.is_set():
             first = self.slot.take(1.0)
-            if first is None:
+            if first is None or (first.card and not self._begin_with_card):
                 continue
             started = time.monotonic()
             try:
