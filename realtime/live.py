@@ -301,7 +301,7 @@ class LiveSession:
                 logger.exception("style %s did not load", wanted[0])
                 self._style_failed(wanted[0], EngineError(f"{type(exc).__name__}: {exc}"))
             self._loading = ""
-            if first:
+            if first and self.first_error is None:
                 self._warm_rungs(wanted[0])
 
     def _warm_look(self, style: str, tier: Tier) -> Look:

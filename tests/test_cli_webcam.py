@@ -47,7 +47,7 @@ def run(environment: dict[str, str], *arguments: str, timeout: float = 40) -> su
         (["/dev/video63"], 4, "is not there"),
         (["/no/such/clip.mp4"], 4, "source must be"),
         (["rtsp://127.0.0.1:9/x"], 4, "refused"),
-        ([SOURCE, "--device", "cuda"], 5, "cuda"),
+        ([SOURCE, "--device", "cuda"], 5, "NVIDIA"),
         ([SOURCE, "--record", "/no/such/folder/a.mp4"], 6, "recording"),
         ([SOURCE, "--record", "a.xyz"], 6, "must end in"),
         ([SOURCE, "--window"], 6, "needs a display"),
