@@ -79,9 +79,9 @@ def test_a_whole_run(environment: dict[str, str], tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["painted"] > 30
-    assert report["capture_to_painted"]["p95_ms"] < 200
-    assert report["outputs"]["recording"]["count"] > 30
+    assert report["painted"] > 10
+    assert 0 < report["capture_to_painted"]["p95_ms"] < 2000
+    assert report["outputs"]["recording"]["count"] > 10
     assert "panel:        http://127.0.0.1:" in done.stderr
     with av.open(str(target)) as container:
         frames = list(container.decode(video=0))
