@@ -3,13 +3,11 @@
 import hashlib
 import json
 from dataclasses import replace
-from itertools import pairwise
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from impasto.realtime.cli import app as impasto
@@ -25,22 +23,8 @@ SETTINGS = LossSettings(content_weight=2.0, style_weight=3.0, tv_weight=0.5, sty
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A loss network of a few channels with every layer that is asked for."""
-    torch.manual_seed(0)
-    names = ["conv1_1", "conv2_1", "conv2_2", "conv3_1", "conv4_1", "conv5_1"]
-    state = {}
-    for name, (inner, outer) in zip(names, pairwise([3, 4, 6, 6, 8, 8, 8]), strict=True):
-        state[f"{name}.weight"] = torch.randn(outer, inner, 3, 3) / (3 * inner**0.5)
-        state[f"{name}.bias"] = torch.rand(outer) * 0.1
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_file(state, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def loss_network(weights):
-    return load_loss_network(weights=weights)
+def loss_network(tiny_loss_weights):
+    return load_loss_network(weights=tiny_loss_weights)
 
 
 def blobs(seed, height=120, width=160):
@@ -151,14 +135,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(folder, weights, *more):
+def run(folder, tiny_loss_weights, *more):
     arguments = ["evaluate", str(folder / "run"), "--photos", str(folder / "photos"), "--evaluations", "2,4"]
-    arguments += ["--paintings", str(folder / "paintings"), "--loss-weights", str(weights), *map(str, more)]
+    arguments += ["--paintings", str(folder / "paintings"), "--loss-weights", str(tiny_loss_weights), *map(str, more)]
     return CliRunner().invoke(impasto, arguments)
 
 
-def test_the_command_writes_table_json_and_sheet(folder, weights):
-    result = run(folder, weights, "--num-photos", 2, "--sheet", folder / "s.png", "-o", folder / "r.json")
+def test_the_command_writes_table_json_and_sheet(folder, tiny_loss_weights):
+    result = run(folder, tiny_loss_weights, "--num-photos", 2, "--sheet", folder / "s.png", "-o", folder / "r.json")
     assert result.exit_code == 0, result.output
     assert "blobs (fast)" in result.stdout
     assert "Gatys, 4" in result.stdout
@@ -173,13 +157,13 @@ def test_the_command_writes_table_json_and_sheet(folder, weights):
     photo = cv2.resize(evaluation_picture(read_picture(folder / "photos" / "0.png")), (320, 320))
     assert np.abs(shown - photo).mean() < 2
     # Nothing is replaced unasked.
-    again = run(folder, weights, "--num-photos", 1, "--sheet", folder / "s.png")
+    again = run(folder, tiny_loss_weights, "--num-photos", 1, "--sheet", folder / "s.png")
     assert again.exit_code == 3
     assert "pass --overwrite" in again.stderr
 
 
-def test_the_command_prints_json_alone(folder, weights):
-    result = run(folder, weights, "--num-photos", 1, "--json")
+def test_the_command_prints_json_alone(folder, tiny_loss_weights):
+    result = run(folder, tiny_loss_weights, "--num-photos", 1, "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)[0]["name"] == "blobs"
 
@@ -193,8 +177,8 @@ def test_the_command_prints_json_alone(folder, weights):
         (["--loss-weights", "none.pth"], 3, "not found: none.pth"),
     ],
 )
-def test_bad_options_get_one_line_and_a_code(folder, weights, change, code, text):
-    result = run(folder, weights, *change)
+def test_bad_options_get_one_line_and_a_code(folder, tiny_loss_weights, change, code, text):
+    result = run(folder, tiny_loss_weights, *change)
     assert result.exit_code == code
     assert text in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1

@@ -168,8 +168,11 @@ def check_memory(shape: tuple[int, int], loss_network: LossNetwork, config: Gaty
 
     Raises:
         TrainingError: there are not so many; the message names the largest size that fits.
+        ValueError: a layer that the loss network does not have.
     """
     layers = _all_layers(config)
+    if unknown := layers - set(loss_network.layers):
+        raise ValueError(f"layers must be among {', '.join(loss_network.layers)}, got {', '.join(sorted(unknown))}")
     needed = memory_needed(*shape, loss_network, layers, optimizer=config.optimizer, history=config.history)
     available = available_memory(loss_network.preprocess.weight.device)
     if available is None or needed <= available:

@@ -153,13 +153,13 @@ def _covers_ground(mask: Picture, color: Color) -> bool:
 
 
 def _is_mixture(color: Color, others: Sequence[Color]) -> bool:
-    """On the line between two other colours, as borders are."""
+    """Near the line between two other colours, as borders are; JPEG's halved chroma takes them off it."""
     point = np.array(color, float)
     for i, a in enumerate(others):
         for b in others[i + 1 :]:
             start, along = np.array(a, float), np.array(b, float) - np.array(a, float)
             share = float(np.clip((point - start) @ along / (along @ along), 0, 1))
-            if np.linalg.norm(start + share * along - point) <= TOLERANCE / 2:
+            if np.linalg.norm(start + share * along - point) <= TOLERANCE:
                 return True
     return False
 

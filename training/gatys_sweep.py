@@ -133,7 +133,7 @@ def _draw(grid: Sequence[Sequence[tuple[str, GatysConfig, Painting] | None]], ou
         curves.legend(fontsize=6)
     part = output.with_name(f".{output.stem}.part{output.suffix}")
     try:
-        figure.savefig(part, dpi=130)
+        figure.savefig(part, dpi=130, bbox_inches="tight")  # titles of three lines overflow the layout
         part.replace(output)
     except OSError as exc:
         raise TrainingError(f"cannot write {output}: {exc}") from exc
