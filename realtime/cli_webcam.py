@@ -236,6 +236,7 @@ class _Run:
             session = self._session = self._make_session(feed, info, shelf, settings)
             if panel is not None:
                 session.add_output(panel.hub)
+                session.add_output(panel.webrtc)
             controls = self._controls(session, shelf)
             stack.enter_context(session)
             self._add_outputs(session, controls)

@@ -17,6 +17,7 @@ Interface (JSON in and out; `Authorization: Bearer TOKEN` for programs, a cookie
 | WebSocket /api/live | state as text twice a second, pictures as binary, newest only, one per `ack`; takes |
 |   | {"ack": true}, {"view": "painted", "compare" or "off"}, {"set": {…}}, {"key": "n"} |
 | GET /output?token=V, WebSocket /output/live, GET /output.mjpeg?token=V | the painted picture alone, to look at |
+| POST /output/whep (application/sdp) with V or T as bearer | the same by WebRTC (WHEP) |
 
 T may do everything and is new in every run; V may only look and stays, because OBS keeps the address.
 """
@@ -39,6 +40,7 @@ from .errors import ArtifactError, SinkError
 from .live_controls import HOTKEYS, LiveControls
 from .live_jpeg import Jpeg, JpegHub, Viewer
 from .live_settings import delete_preset
+from .live_webrtc import WebRtcHub
 from .panel_guard import (
     SECURITY_HEADERS,
     Asked,
@@ -62,8 +64,8 @@ MOST_UPLOAD_BYTES = 128 * 2**20
 SEND_BUFFER_BYTES = 64 * 1024
 """Small, so that a slow reader waits for new pictures instead of working through old ones."""
 
-VIEW_ROUTES = ("/output", "/output/live", "/output.mjpeg")
-QUERY_TOKEN_ROUTES = ("/", *VIEW_ROUTES)
+VIEW_ROUTES = ("/output", "/output/live", "/output.mjpeg", "/output/whep")
+QUERY_TOKEN_ROUTES = ("/", "/output", "/output/live", "/output.mjpeg")
 """Pages that a person opens, or a player reads, by the address alone."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -72,7 +74,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Panel:
     """The server, in a thread of its own with its own event loop. A context manager.
 
-    `hub` is the output to add to the session.
+    `hub` and `webrtc` are the outputs to add to the session.
     """
 
     def __init__(self, guard: Callable[[int], PanelGuard], *, address: str, port: int) -> None:
@@ -86,6 +88,7 @@ class Panel:
         self._controls: LiveControls | None = None
         self._loop = asyncio.new_event_loop()
         self.hub = JpegHub(self._loop)
+        self.webrtc = WebRtcHub(self._loop)
         self._wake: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name="impasto-panel", daemon=True)
         self._started: Future[None] = Future()
@@ -163,6 +166,7 @@ class Panel:
         self._started.set_result(None)
         await self._finish.wait()
         server.close()
+        await self.webrtc.hang_up()
         for socket in tuple(self._sockets):
             await socket.close(code=1001, message=b"the program ends")
         await runner.cleanup()
@@ -206,6 +210,7 @@ class Panel:
             web.get("/output", self._output_page),
             web.get("/output/live", self._output_socket),
             web.get("/output.mjpeg", self._mjpeg),
+            web.post("/output/whep", self._whep),
             web.get("/api/state", self._state),
             web.get("/api/live", self._live_socket),
             web.get("/api/styles", self._styles),
@@ -292,6 +297,18 @@ class Panel:
         finally:
             self.hub.leave(viewer)
         return response
+
+    async def _whep(self, request: web.Request) -> web.StreamResponse:
+        if request.content_type != "application/sdp":
+            raise Refused(415, "offer must be application/sdp")
+        try:
+            answer = await self.webrtc.answer(await request.text())
+        except ConnectionRefusedError as exc:
+            raise Refused(503, str(exc)) from exc
+        self._wake()
+        return web.Response(
+            status=201, text=answer, content_type="application/sdp", headers={"Location": "/output/whep"}
+        )
 
     async def _output_socket(self, request: web.Request) -> web.StreamResponse:
         return await self._talk(request, control=False)

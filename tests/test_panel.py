@@ -145,6 +145,7 @@ def run(tmp_path: Path, make_artifact, identity_model, monkeypatch: pytest.Monke
     panel = Panel(lambda port: PanelGuard(CONTROL, VIEW, allowed_hosts("127.0.0.1", port)), address="127.0.0.1", port=0)
     with panel:
         session.add_output(panel.hub)
+        session.add_output(panel.webrtc)
         with session:
             panel.attach(controls)
             yield SimpleNamespace(
@@ -402,6 +403,34 @@ def test_pictures_wait_for_the_page(run: SimpleNamespace) -> None:
         return ages
 
     assert max(asyncio.run(go())) < 0.2
+
+
+def test_a_webrtc_viewer_sees_the_painting(run: SimpleNamespace) -> None:
+    aiortc = pytest.importorskip("aiortc")
+
+    async def go() -> list[float]:
+        peer, means = aiortc.RTCPeerConnection(), []
+        peer.addTransceiver("video", direction="recvonly")
+        tracks: list[object] = []
+        peer.on("track", tracks.append)
+        await peer.setLocalDescription(await peer.createOffer())
+        headers = {"Authorization": f"Bearer {VIEW}", "Content-Type": "application/sdp"}
+        async with aiohttp.ClientSession() as client:
+            url = f"{run.base}/output/whep"
+            async with client.post(url, data="v=0 nonsense", headers=headers) as answer:
+                assert answer.status == 400
+            async with client.post(url, data=peer.localDescription.sdp, headers=headers) as answer:
+                assert answer.status == 201
+                sdp = await answer.text()
+        await peer.setRemoteDescription(aiortc.RTCSessionDescription(sdp, "answer"))
+        for _ in range(10):
+            frame = await asyncio.wait_for(tracks[0].recv(), 10)
+            means.append(float(frame.to_ndarray(format="rgb24")[60:, :, 1].mean()))
+        await peer.close()
+        return means
+
+    assert np.median(asyncio.run(go())) == pytest.approx(CAMERA_VALUE + 30, abs=4)
+    wait_until(lambda: not run.panel.webrtc.watched(), 8.0)
 
 
 # A real browser
