@@ -58,13 +58,13 @@ CODECS: dict[Codec, CodecChoice] = {
     # 10 bits: the fewest in which YCbCr gives 8-bit RGB back.
     "ffv1": CodecChoice("ffv1", "yuv444p10le", "yuv444p10le", (".mkv", ".nut"), {"level": "3", "slicecrc": "1"},
         quality=None, speed=None),
-    "gif": CodecChoice("gif", "rgb8", None, (".gif",), {}, quality=None, speed=None),
-    "png": CodecChoice("png", "rgb24", None, (".png", ".mov", ".mkv"), {}, quality=None, speed=None),
+    "gif": CodecChoice("gif", "pal8", None, (".gif",), {}, quality=None, speed=None),
+    "png": CodecChoice("png", "rgb24", None, (".mov",), {}, quality=None, speed=None),
 }  # fmt: skip
 
 CONTAINERS = {
     ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".nut": "nut",
-    ".gif": "gif", ".png": "image2",
+    ".gif": "gif",
 }  # fmt: skip
 """Suffix to FFmpeg's muxer. AVI and MPEG-TS are left out: they cannot hold every frame's own time."""
 
@@ -87,6 +87,8 @@ class Encoding:
     """FFmpeg's encoder by name, e.g. "h264_nvenc"; it must make `codec`."""
     crf: int | None = None
     preset: str | None = None
+    reorder: bool = True
+    """Whether pictures may be coded out of order; pipes go without for less delay, NUT because its times begin at 0."""
     keep_hdr: bool = False
     """10 bits and the stream's own HDR tags."""
     threads: int = 0
@@ -132,6 +134,8 @@ class Encoding:
             options["x264-params"] = REPEATABLE_X264
         if choice.quality and crf is not None:
             options[choice.quality] = str(crf)
+        if not self.reorder and self.codec in ("h264", "hevc"):
+            options["bf"] = "0"
         preset = self.preset or choice.preset
         if choice.speed and preset is not None:
             options[choice.speed] = preset

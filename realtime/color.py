@@ -24,6 +24,10 @@ ACCURATE = (
     Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 )
 
+SINGLE_THREAD_PIXELS = 1920 * 1088
+"""Up to this size one thread is enough (6 ms at 1080p, 3 at 720p), and more only take the processor from the style."""
+MANY_THREADS = 4
+
 SD_HEIGHT = 576
 """Untagged video up to this height is BT.601, above it BT.709: what players assume."""
 
@@ -46,6 +50,7 @@ class RgbReader:
             src_color_range=_range_of(frame),
             dst_color_range=ColorRange.JPEG,
             interpolation=ACCURATE,
+            threads=_threads(height, width),
         )
         return np.ascontiguousarray(rgb.to_ndarray())
 
@@ -72,6 +77,7 @@ class YuvWriter:
             dst_colorspace=SWSCALE_CODES[self._matrix],
             dst_color_range=ColorRange.MPEG,
             interpolation=ACCURATE,
+            threads=_threads(*picture.shape[:2]),
         )
 
 
@@ -92,3 +98,7 @@ def _range_of(frame: VideoFrame) -> ColorRange:
     if frame.format.is_rgb or frame.format.name.startswith("yuvj") or frame.color_range == ColorRange.JPEG:
         return ColorRange.JPEG
     return ColorRange.MPEG
+
+
+def _threads(height: int, width: int) -> int:
+    return 1 if height * width <= SINGLE_THREAD_PIXELS else MANY_THREADS

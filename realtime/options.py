@@ -44,6 +44,8 @@ class VideoOptions:
     audio: bool = True
     """Carry sound, subtitles, chapters, attachments and tags over."""
     pipe_format: PipeFormat = "matroska"
+    is_y4m: bool = False
+    """Whether the result goes out as y4m, which needs a constant rate; set by the job."""
     overwrite: bool = False
     resume: bool = False
     """Go on with what an interrupted run left."""
@@ -73,9 +75,10 @@ class VideoOptions:
         return self.segment_frames * (3 if self.smooth else 1)
 
     def encoding(self, suffix: str) -> Encoding:
-        """For an output with this suffix."""
+        """For an output with this suffix; none is standard output."""
         codec = self.codec or _codec_for(suffix)
-        return Encoding(codec, self.encoder, self.crf, self.preset, keep_hdr=self.hdr == "keep")
+        reorder = suffix.lower() not in ("", ".nut")
+        return Encoding(codec, self.encoder, self.crf, self.preset, reorder=reorder, keep_hdr=self.hdr == "keep")
 
 
 def _codec_for(suffix: str) -> Codec:

@@ -130,7 +130,7 @@ def open_job_folder(
 def _begin(
     folder: Path, target: Path, identity: dict[str, Any], time_base: Fraction, *, resume: bool, overwrite: bool
 ) -> Job:
-    if any(folder.glob("*.mkv")) and (folder / MANIFEST).is_file():
+    if any(folder.glob("0*.m??")) and (folder / MANIFEST).is_file():
         if resume:
             return _load(folder, identity, time_base)
         if not overwrite:
@@ -158,7 +158,7 @@ class SegmentWriter:
     def write(self, frame: Frame) -> None:
         try:
             if self._open is None:
-                name = f"{len(self._job.segments):05d}.mkv"
+                name = f"{len(self._job.segments):05d}{segment_suffix(self._encoding)}"
                 self._open = _OpenSegment(self._job.folder / name, self._info, self._encoding, frame)
             self._open.add(frame, self._clock.ticks(frame))
             if len(self._open.times) == self._length:
@@ -190,6 +190,11 @@ class SegmentWriter:
             return
         done, self._open = self._open, None
         self._job.add(done.finish(whole=whole))
+
+
+def segment_suffix(encoding: Encoding) -> str:
+    """Matroska, which takes every codec here but one."""
+    return ".mov" if encoding.codec == "png" else ".mkv"
 
 
 class _OpenSegment:
@@ -299,7 +304,7 @@ def _load(folder: Path, identity: dict[str, Any], time_base: Fraction) -> Job:
                 "--overwrite starts anew"
             )
     whole = [s for s in segments if s.whole and (folder / s.name).is_file()]
-    kept = [s for n, s in enumerate(whole) if s.name == f"{n:05d}.mkv"]
+    kept = [s for n, s in enumerate(whole) if Path(s.name).stem == f"{n:05d}"]
     for stray in set(folder.iterdir()) - {folder / s.name for s in kept} - {folder / MANIFEST, folder / "lock"}:
         stray.unlink(missing_ok=True)
     return Job(folder, identity, time_base, kept)
@@ -328,5 +333,5 @@ def _clear(folder: Path) -> None:
 
 def _remove_if_empty(folder: Path) -> None:
     """A job without a finished segment leaves nothing behind."""
-    if not any(folder.glob("*.mkv")):
+    if not any(folder.glob("0*.m??")):
         shutil.rmtree(folder, ignore_errors=True)

@@ -169,7 +169,8 @@ class VideoFile:
             self._codec = _named_decoder(self._decoder, self._stream)
         if self._codec is None:
             raise SourceError(f"{self._name} must be in a codec that FFmpeg decodes, got an unknown one")
-        self._codec.thread_type = "AUTO"
+        if not self._codec.is_open:
+            self._codec.thread_type = "AUTO"
         self._broken_packets = self._mended_times = 0
         self._decode_times: list[int] | None = [] if self._container.format.name in DECODE_ORDER_FORMATS else None
         self._decoded = self._decode()
@@ -384,6 +385,7 @@ def _named_decoder(name: str, stream: VideoStream) -> VideoCodecContext:
         context = cast(VideoCodecContext, av.CodecContext.create(name, "r"))
         context.extradata = stream.codec_context.extradata
         context.width, context.height = stream.codec_context.width, stream.codec_context.height
+        context.thread_type = "AUTO"
         context.open()
     except (av.FFmpegError, ValueError) as exc:
         wanted = f"one that works here for {stream.codec_context.name}"

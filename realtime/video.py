@@ -21,6 +21,7 @@ from typing import Any, Self
 import av
 
 from ..export.artifact import Artifact, load_artifact
+from .codecs import check_container
 from .copy_streams import SideChannel, Span, StreamCopier
 from .engine import Engine, EngineInfo, load_engine
 from .errors import SinkError, SourceError
@@ -231,6 +232,7 @@ def open_job(
     target = Path(output) if output is not None else default_output(source, engines.name)
     _check(source, target, options)
     encoding = options.encoding(target.suffix)
+    options = replace(options, is_y4m=str(target) == "-" and options.pipe_format == "y4m")
     direct = str(target) == "-" or str(source) == "-" or encoding.codec == "gif"
     with ExitStack() as stack:
         if direct:
@@ -244,6 +246,7 @@ def open_job(
             yield _DirectJob(video, pipeline, writer, target, frames.info, engines.info)
             return
         check_target(target, overwrite=options.overwrite)
+        check_container(target.suffix, encoding.codec)
         time_base = time_base_of(source, options)
         identity = identity_of(source, options, engines)
         job = stack.enter_context(
@@ -342,8 +345,11 @@ def _open_source(
         decoder=options.decoder, keep_others=options.audio and str(source) == "-",
     ) as video:  # fmt: skip
         frames: Source = video
-        if options.fps is not None:
-            frames = AtFrameRate(frames, options.fps)
+        rate = options.fps
+        if rate is None and options.is_y4m:
+            rate = video.info.frame_rate  # y4m knows no times, only a rate
+        if rate is not None:
+            frames = AtFrameRate(frames, rate)
         if options.start is not None or options.end is not None:
             frames = Part(frames, options.start, options.end)
         if after is not None:

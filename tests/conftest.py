@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from impasto.export.artifact import Artifact, Metadata, save_artifact
+from impasto.realtime.engine import Done, EngineInfo, PendingPicture
 
 
 @pytest.fixture(scope="session")
@@ -110,6 +111,33 @@ def _add_sound(container: av.container.OutputContainer, stream: av.AudioStream, 
         frame.sample_rate, frame.pts, frame.time_base = 44_100, start, Fraction(1, 44_100)
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
+
+
+class PlainEngine:
+    """Gives every picture back; three batches at once."""
+
+    info = EngineInfo("plain", "CPU", "fp32")
+    stride = 4
+    in_flight = 3
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        assert frames.shape[1] % self.stride == frames.shape[2] % self.stride == 0
+        return frames.copy()
+
+    def submit(self, frames: np.ndarray) -> PendingPicture:
+        return PendingPicture(Done({"stylized": self(frames)}))
+
+    def warmup(self, height: int, width: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def plain_engine(monkeypatch: pytest.MonkeyPatch) -> PlainEngine:
+    """No library behind the styles of `realtime.video`: quick, for suites about everything but engines."""
+    engine = PlainEngine()
+    monkeypatch.setattr("impasto.realtime.video.load_engine", lambda artifact, **options: engine)
+    return engine
 
 
 @pytest.fixture(scope="session")

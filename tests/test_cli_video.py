@@ -80,7 +80,7 @@ def test_errors_are_one_line_and_an_exit_code(
 def test_ctrl_c_keeps_what_is_painted_for_resume(
     make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path
 ) -> None:
-    clip = make_clip(height=720, width=1280, times=[512 * n for n in range(150)], options={"preset": "ultrafast"})
+    clip = make_clip(height=360, width=640, times=[512 * n for n in range(150)], options={"preset": "ultrafast"})
     command = [sys.executable, "-c", RUN, clip, "-o", tmp_path / "out.mp4", "--style", identity_artifact.path]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob(".*.impasto/.*.part")) and process.poll() is None:

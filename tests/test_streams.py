@@ -14,6 +14,8 @@ from impasto.realtime.video import stylize_video
 
 MakeClip = Callable[..., Path]
 
+pytestmark = pytest.mark.usefixtures("plain_engine")
+
 
 def add_sound(container: av.container.OutputContainer, codec: str, seed: int, **tags: str) -> Callable[[], None]:
     stream = container.add_stream(codec, rate=44_100, layout="mono")

@@ -18,6 +18,8 @@ from impasto.realtime.video import Engines, default_output, open_job, stylize_vi
 
 MakeClip = Callable[..., Path]
 
+pytestmark = pytest.mark.usefixtures("plain_engine")
+
 
 def packets(path: Path, kind: str) -> list[tuple[float, bytes]]:
     with av.open(str(path)) as container:

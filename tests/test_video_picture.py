@@ -17,6 +17,8 @@ from impasto.realtime.tonemap import HLG, PQ, light_to_pq, pq_to_light, to_sdr
 from impasto.realtime.video import stylize_video
 
 MakeClip = Callable[..., Path]
+
+pytestmark = pytest.mark.usefixtures("plain_engine")
 WEIGHTS = {1: (0.2126, 0.0722), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import av
 import pytest
+
 from impasto.export.artifact import Artifact
 from impasto.realtime.errors import SinkError
 from impasto.realtime.pipeline import Progress
@@ -22,6 +23,8 @@ from impasto.realtime.verify import verify
 from impasto.realtime.video import stylize_video
 
 MakeClip = Callable[..., Path]
+
+pytestmark = pytest.mark.usefixtures("plain_engine")
 RUN = "from impasto.realtime.cli import stylize_video; stylize_video()"
 KILLS = int(os.environ.get("IMPASTO_KILLS", "2"))
 

@@ -1,0 +1,85 @@
+"""How well `stylize-video` overlaps its stages: whole process against each stage alone, in one process.
+
+    python tests/benchmarks/overlap.py CLIP --style ARTIFACT [--in-flight 1 2 4] [--frames 120]
+
+`engine` paints decoded frames one after the other or several at once, with nothing beside it; `decode` and `encode`
+likewise run alone; `whole` is the command itself, from file to file, loading left out.
+"""
+
+import argparse
+import itertools
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+
+from impasto.realtime import video
+from impasto.realtime.options import VideoOptions
+from impasto.realtime.sink_file import VideoFileWriter
+from impasto.realtime.source_file import VideoFile
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("clip", type=Path)
+    parser.add_argument("--style", required=True)
+    parser.add_argument("--size")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--in-flight", type=int, nargs="+", default=[video.IN_FLIGHT])
+    parser.add_argument("--frames", type=int, default=100)
+    parser.add_argument("--preset")
+    given = parser.parse_args()
+    frames, decode_fps, info = decode_alone(given.clip, given.size, given.frames)
+    encode_fps = encode_alone(frames, info, given.preset)
+    print(f"{given.clip.name} {info.width}x{info.height}: decode alone {decode_fps:.1f}, encode alone {encode_fps:.1f}")
+    for in_flight in given.in_flight:
+        video.IN_FLIGHT = in_flight
+        options = VideoOptions(style=given.style, size=given.size, precision=given.precision, overwrite=True,
+                               preset=given.preset, end=frames[-1].pts, resume=False)  # fmt: skip
+        with video.Engines(options) as engines, tempfile.TemporaryDirectory() as folder:
+            engine_fps = engine_alone(engines.stylizer(options, info), frames)
+            with video.open_job(given.clip, Path(folder) / "out.mp4", options, engines) as job:
+                report = job.run()
+            slowest = min(decode_fps, encode_fps, engine_fps)
+            print(
+                f"  in flight {in_flight}: whole/slowest {report.fps / slowest:.3f}, whole/engine "
+                f"{report.fps / engine_fps:.3f}; whole {report.fps:.1f}, engine alone {engine_fps:.1f} frames/s; "
+                + ", ".join(f"{name} {times.p50_ms:.1f} ms" for name, times in report.stages.items()),
+                flush=True,
+            )
+
+
+def decode_alone(clip, size, count):
+    with VideoFile(clip, size=size) as source:
+        began = time.perf_counter()
+        frames = list(itertools.islice(source, count))
+        return frames, len(frames) / (time.perf_counter() - began), source.info
+
+
+def encode_alone(frames, info, preset):
+    from impasto.realtime.codecs import Encoding
+
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        with VideoFileWriter(Path(folder) / "out.mp4", info, encoding=Encoding(preset=preset)) as sink:
+            for frame in frames:
+                sink.write(frame)
+        return len(frames) / (time.perf_counter() - began)
+
+
+def engine_alone(stylizer, frames):
+    waiting = deque()
+    for frame in frames[: max(4, stylizer.in_flight)]:
+        stylizer(frame)
+    began = time.perf_counter()
+    for frame in frames:
+        waiting.append(stylizer.submit(frame))
+        if len(waiting) == stylizer.in_flight:
+            waiting.popleft().result()
+    while waiting:
+        waiting.popleft().result()
+    return len(frames) / (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    main()

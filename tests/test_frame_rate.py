@@ -1,0 +1,156 @@
+"""Another frame rate, a part of a film, and codecs, through real files."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from impasto.export.artifact import Artifact
+from impasto.realtime.codecs import Encoding
+from impasto.realtime.errors import EngineError, SinkError, SourceError
+from impasto.realtime.source_file import VideoFile
+from impasto.realtime.verify import verify
+from impasto.realtime.video import stylize_video
+
+MakeClip = Callable[..., Path]
+
+pytestmark = pytest.mark.usefixtures("plain_engine")
+ReadNumber = Callable[[np.ndarray], int]
+
+
+def shown(path: Path, read_number: ReadNumber) -> list[tuple[Fraction, int]]:
+    with VideoFile(path) as source:
+        return [(frame.pts, read_number(frame.data)) for frame in source]
+
+
+@pytest.mark.parametrize(
+    ("fps", "expected"),
+    [
+        (Fraction(50), [(Fraction(n, 50), n // 2) for n in range(24)]),
+        (Fraction(10), [(Fraction(n, 10), n * 5 // 2) for n in range(5)]),
+        (Fraction(30_000, 1001), [(Fraction(1001 * n, 30_000), int(Fraction(1001 * n * 25, 30_000))) for n in range(15)]),
+    ],
+    ids=["double", "fewer", "ntsc"],
+)  # fmt: skip
+def test_another_frame_rate_shows_what_is_shown_then(
+    make_clip: MakeClip, identity_artifact: Artifact, read_number: ReadNumber, tmp_path: Path,
+    fps: Fraction, expected: list[tuple[Fraction, int]],
+) -> None:  # fmt: skip
+    stylize_video(make_clip(), tmp_path / "out.mp4", style=identity_artifact.path, fps=fps)
+    assert shown(tmp_path / "out.mp4", read_number) == expected
+
+
+def test_a_part_begins_at_zero(
+    make_clip: MakeClip, identity_artifact: Artifact, read_number: ReadNumber, tmp_path: Path
+) -> None:
+    clip = make_clip(times=[512 * n for n in range(60)])
+    stylize_video(clip, tmp_path / "out.mp4", style=identity_artifact.path, start=Fraction(1), end=Fraction(3, 2))
+    assert shown(tmp_path / "out.mp4", read_number) == [(Fraction(n, 25), 25 + n) for n in range(13)]
+
+
+@pytest.mark.parametrize("after", [0, 100, 149, 298])
+def test_seeking_finds_the_exact_frame(make_clip: MakeClip, read_number: ReadNumber, after: int) -> None:
+    clip = make_clip(times=[512 * n for n in range(300)], options={"bf": "3", "g": "60"})
+    with VideoFile(clip, after=Fraction(after, 25)) as source:
+        frames = list(source)
+    assert [frame.pts for frame in frames] == [Fraction(n, 25) for n in range(after + 1, 300)]
+    assert read_number(frames[0].data) == (after + 1) % 256
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "name"),
+    [
+        ("h264", ".mp4", "h264"), ("h264", ".mkv", "h264"), ("h264", ".mov", "h264"), ("hevc", ".mp4", "hevc"),
+        ("av1", ".mp4", "av1"), ("av1", ".webm", "av1"), ("vp9", ".webm", "vp9"), ("prores", ".mov", "prores"),
+        ("ffv1", ".mkv", "ffv1"), ("png", ".mov", "png"), ("gif", ".gif", "gif"),
+    ],
+)  # fmt: skip
+def test_codecs(
+    make_clip: MakeClip, identity_artifact: Artifact, read_number: ReadNumber, tmp_path: Path,
+    codec: str, suffix: str, name: str,
+) -> None:  # fmt: skip
+    clip = make_clip(height=96, width=128)
+    out = tmp_path / f"out{suffix}"
+    stylize_video(clip, out, style=identity_artifact.path, codec=codec, segment_frames=5)
+    with av.open(str(out)) as container:
+        assert container.streams.video[0].codec_context.codec.canonical_name == name
+    assert [number for _, number in shown(out, read_number)] == list(range(12))
+    if suffix != ".gif":
+        tags = [line for line in verify(clip, out) if "colour" not in line]
+        assert tags == []
+    with VideoFile(clip) as before, VideoFile(out) as after:
+        difference = np.abs(next(iter(before)).data.astype(int) - next(iter(after)).data)
+    assert difference.mean() < (9 if codec == "gif" else 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"codec": "vp8"}, ValueError, "codec must be one of"),
+        ({"codec": "prores"}, SinkError, "must end in .mov"),
+        ({"crf": 99}, ValueError, "crf must be"),
+        ({"encoder": "h264_abacus"}, EngineError, "encoder must be"),
+        ({"encoder": "h264_nvenc"}, EngineError, "encoder must be"),
+        ({"preset": "warp"}, EngineError, "encoder must be"),
+        ({"decoder": "abacus"}, SourceError, "decoder must be"),
+    ],
+)
+def test_impossible_codings_are_named(
+    make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path, options: dict[str, object],
+    error: type[Exception], words: str,
+) -> None:  # fmt: skip
+    with pytest.raises(error, match=words):
+        stylize_video(make_clip(), tmp_path / "out.mp4", style=identity_artifact.path, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_named_decoder_is_used(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
+    clip = make_clip("clip.webm", codec="libvpx-vp9", time_base=Fraction(1, 1000), times=range(0, 480, 40))
+    report = stylize_video(clip, tmp_path / "out.mp4", style=identity_artifact.path, decoder="libvpx-vp9")
+    assert report.frames_out == 12
+
+
+def test_hardware_encoders_get_their_own_names_for_quality() -> None:
+    assert Encoding("h264", encoder="h264_nvenc", crf=20).options == {"cq": "20"}
+    assert Encoding("hevc", encoder="hevc_qsv", crf=20, preset="slow").options == {
+        "global_quality": "20",
+        "preset": "slow",
+    }
+
+
+class TestPipes:
+    RUN = "from impasto.realtime.cli import stylize_video; stylize_video()"
+
+    @pytest.mark.parametrize("pipe_format", ["nut", "matroska", "y4m"])
+    def test_ffmpeg_in_front_and_behind(
+        self, make_clip: MakeClip, identity_artifact: Artifact, read_number: ReadNumber, tmp_path: Path, pipe_format: str
+    ) -> None:
+        clip = make_clip("clip.mkv", codec="ffv1", pixel_format="yuv444p", sound=True, time_base=Fraction(1, 1000),
+                         times=range(0, 480, 40))  # fmt: skip
+        command = [sys.executable, "-c", self.RUN, "-", "-o", "-", "--style", identity_artifact.path, "--format",
+                   pipe_format, "--quiet"]  # fmt: skip
+        done = subprocess.run(list(map(str, command)), input=clip.read_bytes(), capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr.decode()
+        result = tmp_path / f"out.{pipe_format}"
+        result.write_bytes(done.stdout)
+        frames = shown(result, read_number)
+        # NUT begins at 0: sound that starts 23 ms before the picture (AAC's run-in) moves both.
+        shift = frames[0][0] if pipe_format == "nut" else 0
+        assert 0 <= shift < Fraction(1, 40)
+        assert frames == [(shift + Fraction(n, 25), n) for n in range(12)]
+        with av.open(str(result)) as container:
+            kinds = [stream.type for stream in container.streams]
+        assert kinds == (["video"] if pipe_format == "y4m" else ["video", "audio"])
+
+    def test_standard_input_to_a_file_keeps_the_sound(
+        self, make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path
+    ) -> None:
+        clip = make_clip("clip.mkv", sound=True, time_base=Fraction(1, 1000), times=range(0, 480, 40))
+        command = [sys.executable, "-c", self.RUN, "-", "-o", tmp_path / "out.mkv", "--style", identity_artifact.path]
+        done = subprocess.run(list(map(str, command)), input=clip.read_bytes(), capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr.decode()
+        assert verify(clip, tmp_path / "out.mkv") == []
