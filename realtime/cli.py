@@ -91,4 +91,8 @@ def _load(name: str) -> Any:
             return None
         raise
     loaded = getattr(module, attribute, None)
-    return None if loaded is None else get_command(loaded)
+    if loaded is None:
+        return None
+    command = get_command(loaded)
+    command.name = name  # a group has none of its own, and would be listed without it
+    return command
