@@ -12,10 +12,10 @@ import numpy as np
 from ..assets import DEMO_CLIP, find_style, installed_styles, user_styles
 from ..export.artifact import Artifact, load_artifact
 from .engine import Engine, load_engine
-from .errors import ArtifactError, ImpastoError
+from .errors import ArtifactError, EngineError, ImpastoError
 from .frame import Picture
 from .live_painter import cover
-from .live_settings import Tier
+from .live_settings import Tier, config_folder
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class StyleShelf:
             load: turns an artifact into an engine: device and precision are its business.
         """
         self._load = load
-        self._lock = threading.Lock()
+        self._lock, self._previewing = threading.Lock(), threading.Lock()
         self._artifacts: dict[tuple[Path, int], Artifact | ArtifactError] = {}
         self._previews: dict[str, bytes] = {}
         self._extra = load_artifact(extra) if extra is not None else None
@@ -72,17 +72,17 @@ class StyleShelf:
 
     def open(self, name: str, tier: Tier) -> Engine:
         """Load a style; an `ImpastoError` says why not."""
-        if self._extra is not None and (name, tier) == (self._extra.metadata.name, self._extra.metadata.tier):
-            return self._load(self._extra)
-        return self._load(self._artifact(find_style(name, tier)))
+        return self._load(self._find(name, tier))
 
     def preview(self, name: str) -> bytes | None:
         """A JPEG of the style on a photograph: the one that ships beside it, else one painted here and now."""
-        if name not in (entry.name for entry in self.entries()):
+        entry = next((entry for entry in self.entries() if entry.name == name), None)
+        if entry is None:
             return None
-        if name not in self._previews:
-            self._previews[name] = self._shipped_preview(name) or self._painted_preview(name)
-        return self._previews[name] or None
+        with self._previewing:  # one after the other: a gallery must not slow the live picture down
+            if name not in self._previews:
+                self._previews[name] = self._shipped_preview(name) or self._kept_preview(entry)
+            return self._previews[name] or None
 
     def add(self, upload: Path) -> StyleEntry:
         """Check an uploaded artifact and move it to the user's styles under the name in its own metadata.
@@ -92,6 +92,10 @@ class StyleShelf:
         """
         artifact = load_artifact(upload)
         name, tier = artifact.metadata.name, artifact.metadata.tier
+        if artifact.metadata.kind != "single":
+            raise ArtifactError(
+                f"style must be learned from one painting, got an artifact for {artifact.metadata.kind}"
+            )
         if not STYLE_NAME.fullmatch(name):
             raise ArtifactError(f"style name must be lower-case letters, digits, '-' or '_', got {name!r}")
         target = user_styles() / f"{name}.{tier}.onnx"
@@ -103,6 +107,11 @@ class StyleShelf:
         target.parent.mkdir(parents=True, exist_ok=True)
         upload.replace(target)
         return self._entry(name, installed_styles()[name])
+
+    def _find(self, name: str, tier: Tier) -> Artifact:
+        if self._extra is not None and (name, tier) == (self._extra.metadata.name, self._extra.metadata.tier):
+            return self._extra
+        return self._artifact(find_style(name, tier))
 
     def _entry(self, name: str, tiers: dict[Tier, Path]) -> StyleEntry:
         path = tiers.get("fast") or next(iter(tiers.values()))
@@ -136,25 +145,33 @@ class StyleShelf:
                     return picture.read_bytes()
         return b""
 
-    def _painted_preview(self, name: str) -> bytes:
-        import cv2
-
-        entry = next(entry for entry in self.entries() if entry.name == name)
+    def _kept_preview(self, entry: StyleEntry) -> bytes:
+        """Painted once and kept beside the user's settings, under the artifact's own sum."""
         if entry.problem:
             return b""
         tier: Tier = "fast" if "fast" in entry.tiers else "quality"
         try:
-            engine = self.open(name, tier)
-        except ImpastoError as exc:
-            logger.warning("no preview of %s: %s", name, exc)
+            kept = config_folder() / "previews" / f"{self._find(entry.name, tier).sha256}.jpg"
+            if kept.is_file():
+                return kept.read_bytes()
+            jpeg = self._painted_preview(entry.name, tier)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_bytes(jpeg)
+        except (ImpastoError, OSError) as exc:
+            logger.warning("no preview of %s: %s", entry.name, exc)
             return b""
+        return jpeg
+
+    def _painted_preview(self, name: str, tier: Tier) -> bytes:
+        import cv2
+
+        engine = self.open(name, tier)
         try:
             still = _still()
             height, width = (edge + -edge % engine.stride for edge in still.shape[:2])
             painted = engine(cover(still, (height, width))[np.newaxis])[0]
-        except Exception:  # whatever a strange artifact does to an engine, the gallery goes on without a picture
-            logger.exception("no preview of %s", name)
-            return b""
+        except Exception as exc:  # whatever a strange artifact does to an engine, the gallery goes on without it
+            raise EngineError(f"{name} cannot paint: {exc}") from exc
         finally:
             engine.close()
         _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(painted, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
