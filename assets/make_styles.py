@@ -1,16 +1,23 @@
-"""Train and export the styles that ship, by the commands that users have.
+"""Train, export and preview the styles that ship, by the commands that users have.
 
     python -m impasto.assets.make_styles mosaic udnie --tier fast --paintings DIR --photos DIR --output DIR
 
-`styles.toml` says what each style is learned from; `--paintings` is the folder with those pictures.
+`styles.toml` says what each style is learned from; `--paintings` is the folder with those pictures. A run that was
+stopped goes on where it was, and one that is done is only exported again.
 """
 
 import argparse
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
+
+import av
+import cv2
+
+from . import DEMO_CLIP
 
 STEPS = {"fast": 1500, "quality": 1500}
 
@@ -34,7 +41,7 @@ def main() -> None:
 
 
 def make(name: str, style: dict[str, Any], options: argparse.Namespace) -> None:
-    """Train one style, or go on with its run, and write NAME.TIER.onnx."""
+    """Train one style, or go on with its run, and write NAME.TIER.onnx and its preview NAME.TIER.jpg."""
     run = options.runs / f"{name}.{options.tier}"
     train = ["train", str(options.paintings / style["image"]), "--photos", str(options.photos), "-o", str(run)]
     train += ["--name", name, "--tier", options.tier, "--licence", "public domain"]
@@ -44,10 +51,25 @@ def make(name: str, style: dict[str, Any], options: argparse.Namespace) -> None:
     train += ["--loss-weights", str(options.loss_weights)] if options.loss_weights else []
     train += ["--resume"] if (run / "state.pt").exists() else []
     impasto(*train)
-    export = ["export", str(run / "checkpoint.safetensors"), "-o", str(options.output / f"{name}.{options.tier}.onnx")]
+    artifact = options.output / f"{name}.{options.tier}.onnx"
+    export = ["export", str(run / "checkpoint.safetensors"), "-o", str(artifact)]
     export += ["--photos", str(options.validation)] if options.validation else []
     options.output.mkdir(parents=True, exist_ok=True)
     impasto(*export, "--overwrite")
+    with tempfile.TemporaryDirectory() as folder:
+        photograph = _last_frame_of_demo(Path(folder) / "photograph.png")
+        preview = artifact.with_suffix(".jpg")
+        impasto(
+            "image", str(photograph), "-o", str(preview), "--style", str(artifact), "--size", "480x270", "--overwrite"
+        )
+
+
+def _last_frame_of_demo(path: Path) -> Path:
+    with av.open(str(DEMO_CLIP)) as clip:
+        *_, last = clip.decode(video=0)
+        picture = last.to_ndarray(format="bgr24")
+    cv2.imwrite(str(path), picture)
+    return path
 
 
 def impasto(*arguments: str) -> None:
