@@ -10,9 +10,10 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from .artifact import load_artifact
+from .artifact import Artifact, Precision, load_artifact
 
 if TYPE_CHECKING:
+    from .artifact import Parity
     from .parity import Candidate, Picture
 
 Candidates = Callable[[], Sequence["Candidate"]]
@@ -31,12 +32,15 @@ class OnnxByDefault(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-def export_app(candidates: Candidates, *, demo_clip: Path) -> typer.Typer:
+def export_app(
+    candidates: Candidates, *, demo_clip: Path, tensorrt_path: Callable[[Artifact, Precision], Path]
+) -> typer.Typer:
     """The `export` command group; failures leave it as `ImpastoError`s.
 
     Args:
         candidates: engines to prove artifacts with.
         demo_clip: a video whose frames serve where no photographs are given.
+        tensorrt_path: where an engine is looked for that was built for an artifact.
     """
     app = typer.Typer(
         cls=OnnxByDefault,
@@ -99,25 +103,70 @@ def export_app(candidates: Candidates, *, demo_clip: Path) -> typer.Typer:
         )
         console.print(f"wrote {written.path} ({written.path.stat().st_size / 1e6:.2f} MB)", soft_wrap=True)
 
+    @app.command("tensorrt")
+    def tensorrt_command(
+        artifact: Annotated[Path, typer.Argument(help="What `impasto export onnx` wrote.")],
+        output: Annotated[
+            Path | None,
+            typer.Option("-o", "--output", help="The .engine to write; default: where --device tensorrt looks."),
+        ] = None,
+        precision: Annotated[str, typer.Option(help="fp16 or fp32.")] = "fp16",
+        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+        quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    ) -> None:
+        """Artifact to TensorRT engine, for this machine's card; takes minutes."""
+        from .to_tensorrt import ShapeRange, export_tensorrt
+
+        if precision not in ("fp16", "fp32"):
+            raise ValueError(f"--precision must be fp16 or fp32, got {precision!r}")
+        checked = load_artifact(artifact)
+        target = output or tensorrt_path(checked, "fp16" if precision == "fp16" else "fp32")
+        console = Console(stderr=True, quiet=quiet, highlight=False)
+        with console.status("starting") as status:
+            export_tensorrt(
+                checked,
+                target,
+                "fp16" if precision == "fp16" else "fp32",
+                ShapeRange(),
+                on_progress=status.update,
+                overwrite=overwrite,
+            )
+        console.print(f"wrote {target} ({target.stat().st_size / 1e6:.2f} MB)", soft_wrap=True)
+
     @app.command("check")
     def check_command(
         artifact: Annotated[Path, typer.Argument(help="An artifact file.")],
+        run: Annotated[
+            bool, typer.Option("--run", help="Also paint odd and large sizes with every engine here.")
+        ] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Print the metadata as JSON.")] = False,
     ) -> None:
         """Say what an artifact is, after every safety check."""
         checked = load_artifact(artifact)
         if as_json:
             typer.echo(json.dumps({"path": str(checked.path), "sha256": checked.sha256} | asdict(checked.metadata)))
-            return
-        style = checked.metadata.style
-        typer.echo(f"{checked.metadata.name} ({checked.metadata.tier}): {style.artist}, {style.title}, {style.year}")
-        for parity in checked.metadata.parity:
+        else:
+            style = checked.metadata.style
             typer.echo(
-                f"{parity.engine} {parity.precision}: {parity.psnr_db:.1f} dB, largest difference "
-                f"{parity.max_difference}, {parity.share_over_2:.2%} of pixels off by more than 2"
+                f"{checked.metadata.name} ({checked.metadata.tier}): {style.artist}, {style.title}, {style.year}"
             )
+            for parity in checked.metadata.parity:
+                typer.echo(_parity_line(parity))
+        if run:
+            from .parity import check_sizes
+
+            photograph = _photographs(None, demo_clip, count=1)[0]
+            for parity in check_sizes(checked, candidates(), photograph):
+                typer.echo(f"64x64 to 3840x2160: {_parity_line(parity)}", err=as_json)
 
     return app
+
+
+def _parity_line(parity: "Parity") -> str:
+    return (
+        f"{parity.engine} {parity.precision}: {parity.psnr_db:.1f} dB, largest difference {parity.max_difference}, "
+        f"{parity.share_over_2:.2%} of pixels off by more than 2"
+    )
 
 
 def _photographs(folder: Path | None, demo_clip: Path, *, count: int, offset: int = 0) -> "list[Picture]":

@@ -1,6 +1,6 @@
 """Parity: is an engine's picture the picture that PyTorch paints in fp32? Nothing ships below its floor."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -67,3 +67,32 @@ def check_floor(parity: Parity) -> None:
             f"{parity.engine} in {parity.precision} must be within {floor:g} dB of PyTorch on photographs, "
             f"got {parity.psnr_db:.1f} dB (largest difference {parity.max_difference}/255)"
         )
+
+
+CHECKED_SIZES = ((64, 64), (68, 132), (360, 640), (540, 404), (1080, 1920), (2160, 3840))
+"""Height and width in multiples of 4: the smallest, narrow, tall and the largest that every engine must take."""
+
+
+def check_sizes(artifact: Artifact, candidates: Sequence[Candidate], photograph: Picture) -> Iterator[Parity]:
+    """Paint a photograph at every size with every engine, and compare with the first engine that runs in fp32.
+
+    Raises:
+        ArtifactError: an engine's pictures are too far from the reference's.
+    """
+    import cv2
+
+    reference = next((candidate for candidate in candidates if candidate.precision == "fp32"), None)
+    if reference is None:
+        raise ArtifactError("an engine must be installed to check sizes: pip install 'impasto[cpu]'")
+    stride = artifact.metadata.stride
+    sizes = [(height - height % stride, width - width % stride) for height, width in CHECKED_SIZES]
+    frames = [cv2.resize(photograph, size[::-1], interpolation=cv2.INTER_CUBIC).astype(np.uint8) for size in sizes]
+    with reference.open(artifact) as paint:
+        wanted = [paint(frame) for frame in frames]
+    for candidate in candidates:
+        with candidate.open(artifact) as paint:
+            pairs = [(picture, paint(frame)) for picture, frame in zip(wanted, frames, strict=True)]
+        precision = "int8" if artifact.metadata.precision == "int8" else candidate.precision
+        parity = compare(pairs, precision=precision, engine=candidate.name)
+        check_floor(parity)
+        yield parity

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ArtifactError
+from .graph import picture_spans
 
 if TYPE_CHECKING:
     import onnx
@@ -108,7 +109,7 @@ def layout_of(model: "onnx.ModelProto") -> StatisticsLayout:
     from onnx import numpy_helper
 
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    spans = _spans(model)
+    spans = picture_spans(model)
     layers = []
     for node in _norms(model):
         if not set(node.input[1:]) <= weights.keys():
@@ -178,25 +179,6 @@ def freeze_statistics(model: "onnx.ModelProto", statistics: Vector) -> "onnx.Mod
     return changed
 
 
-def receptive_margin(model: "onnx.ModelProto") -> int:
-    """How many pixels around a tile its inner part depends on: the radii of all convolutions, in pixels of the frame.
-
-    The longest path through a residual network has every convolution on it, so the sum is the bound.
-    """
-    weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
-    for node in model.graph.node:  # fp16 weights lie behind a cast, int8 weights behind their scales
-        if node.op_type in ("Cast", "DequantizeLinear") and node.input[0] in weights:
-            weights[node.output[0]] = weights[node.input[0]]
-    spans = _spans(model)
-    margin = 0
-    for node in model.graph.node:
-        if node.op_type in ("Conv", "ConvTranspose"):
-            sides = spans[node.input[0]], spans[node.output[0]]
-            reach = weights[node.input[1]][2] // 2
-            margin += reach * (min(sides) if node.op_type == "Conv" else max(sides))
-    return int(margin)
-
-
 def _norms(model: Any) -> list[Any]:
     return [node for node in model.graph.node if node.op_type == "InstanceNormalization"]
 
@@ -213,24 +195,6 @@ def _constant(name: str, values: npt.NDArray[Any]) -> Any:
     from onnx import numpy_helper
 
     return numpy_helper.from_array(values, name)
-
-
-def _spans(model: "onnx.ModelProto") -> dict[str, int]:
-    """For each tensor that is a picture: how many pixels of the frame one of its values spans along an axis."""
-    spans = {"frame": 1}
-    for node in model.graph.node:
-        span = next((spans[name] for name in node.input if name in spans), None)
-        if span is None:
-            continue
-        stride = next((attribute.ints[0] for attribute in node.attribute if attribute.name == "strides"), 1)
-        if node.op_type == "Conv":
-            span *= stride
-        elif node.op_type == "ConvTranspose":
-            span //= stride
-        elif node.op_type == "Resize":
-            raise ArtifactError("a network must be exported with folded upsampling for its statistics to be held")
-        spans.update(dict.fromkeys(node.output, span))
-    return spans
 
 
 def _replace_norm(graph: Any, node: Any, factor: str, summand: str) -> None:

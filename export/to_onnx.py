@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .artifact import Artifact, Metadata, Parity, StyleOrigin, Tier, save_artifact
+from .centre import centre_activations, norm_input_moments
 from .errors import ArtifactError
 from .parity import Candidate, Paint, Picture, check_floor, compare
 from .pictures import crop_to_stride
@@ -55,23 +56,36 @@ def export_onnx(
     path = Path(path)
     if path.exists() and not overwrite:
         raise ArtifactError(f"{path} must not exist yet: choose another name or pass --overwrite")
+    if not photographs:
+        raise ArtifactError("photographs for the parity check must be at least one, got none: pass --photos DIR")
     if not path.parent.is_dir():
         raise ArtifactError(f"{path.parent} must be a folder that exists")
     loaded = load_checkpoint(Path(checkpoint))
     network = loaded.build()
     on_progress(f"building the graph of {loaded.config.architecture}")
-    model = build_graph(network, half_weights=half_weights)
+    model = build_graph(network, photographs=photographs, half_weights=half_weights)
     metadata = metadata_of(loaded, stride=network.stride)
     parity = prove(model, metadata, network, photographs, candidates, on_progress=on_progress)
     return save_artifact(model, replace(metadata, parity=parity), path, overwrite=overwrite)
 
 
-def build_graph(network: "TransformationNetwork", *, half_weights: bool = True) -> "onnx.ModelProto":
-    """The network as an ONNX model under the artifact's contract, bytes in and bytes out."""
+def build_graph(
+    network: "TransformationNetwork", *, photographs: Sequence[Picture] = (), half_weights: bool = True
+) -> "onnx.ModelProto":
+    """The network as an ONNX model under the artifact's contract, bytes in and bytes out.
+
+    Args:
+        network: what was trained.
+        photographs: (H, W, 3) uint8 RGB to centre activations with; none leaves them as they are.
+        half_weights: store convolutions as fp16.
+    """
     from ..training.networks import for_export
 
-    model = _torch_export(_bytes_to_bytes(for_export(network)), stride=network.stride)
+    folded = for_export(network)
+    model = _torch_export(_bytes_to_bytes(folded), stride=network.stride)
     _make_plain(model)
+    if photographs:
+        centre_activations(model, norm_input_moments(folded, photographs))
     if half_weights:
         store_weights_as_half(model)
     return model
@@ -104,8 +118,6 @@ def prove(
     on_progress: Progress = lambda line: None,
 ) -> tuple[Parity, ...]:
     """Parity of every candidate with PyTorch in fp32; an `ArtifactError` where one lies below its floor."""
-    if not photographs:
-        raise ArtifactError("photographs for the parity check must be at least one, got none: pass --photos DIR")
     if not any(candidate.precision in ("fp32", "int8") for candidate in candidates):
         raise ArtifactError("an engine for the parity check must be installed: pip install 'impasto[cpu]'")
     photographs = [crop_to_stride(photo, metadata.stride) for photo in photographs]

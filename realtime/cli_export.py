@@ -1,12 +1,14 @@
 """`impasto export`, with this machine's engines as its proof."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..assets import DEMO_CLIP
 from ..export.cli import export_app
 
 if TYPE_CHECKING:
+    from ..export.artifact import Artifact, Precision
     from ..export.parity import Candidate
 
 
@@ -16,4 +18,10 @@ def _candidates() -> "Sequence[Candidate]":
     return proof_candidates()
 
 
-app = export_app(_candidates, demo_clip=DEMO_CLIP)
+def _tensorrt_path(artifact: "Artifact", precision: "Precision") -> Path:
+    from .engine_tensorrt import engine_path
+
+    return engine_path(artifact.read(), precision)
+
+
+app = export_app(_candidates, demo_clip=DEMO_CLIP, tensorrt_path=_tensorrt_path)

@@ -141,14 +141,15 @@ class _Pending:
 
         # OpenVINO's shared tensors do not keep their arrays alive: both stay named here until it is done with them.
         self._inputs = inputs
-        self._painted: npt.NDArray[np.uint8] = np.empty(inputs["frame"].shape, np.uint8)
+        self._bound: dict[str, npt.NDArray[Any]] = {}
         self._owner, self._request = owner, request
         self._outputs: Tensors | None = None
         self._error: EngineError | None = None
         for name, array in inputs.items():
             request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
         if "stylized" in {name for output in request.model_outputs for name in output.names}:
-            request.set_tensor("stylized", openvino.Tensor(self._painted, shared_memory=True))
+            self._bound["stylized"] = np.empty(inputs["frame"].shape, np.uint8)
+            request.set_tensor("stylized", openvino.Tensor(self._bound["stylized"], shared_memory=True))
         request.start_async()
 
     def result(self) -> Tensors:
@@ -166,16 +167,13 @@ class _Pending:
         request, self._request = self._request, None
         try:
             request.wait()
-            self._outputs = {
-                output.any_name: self._painted
-                if output.any_name == "stylized"
-                else request.get_tensor(output).data.copy()
-                for output in request.model_outputs
-            }
+            others = [output for output in request.model_outputs if output.any_name not in self._bound]
+            copies = {output.any_name: request.get_tensor(output).data.copy() for output in others}
+            self._outputs = self._bound | copies
         except RuntimeError as exc:
             shapes = {name: array.shape for name, array in self._inputs.items()}
             self._error = EngineError(f"OpenVINO failed on {shapes}: {one_line(exc)}")
-        self._inputs = {}
+        self._inputs, self._bound = {}, {}
         self._owner.give_back(self, request)
 
 

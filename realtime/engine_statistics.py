@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..export.artifact import Artifact, parse_model
+from ..export.graph import receptive_margin
 from ..export.statistics import (
     INSET,
     Vector,
     hold_statistics,
     layout_of,
     measure_statistics,
-    receptive_margin,
 )
 from .engine import Backend, Batch, EngineInfo, EngineOptions, Runner, Tensors, check_batch
 

@@ -144,15 +144,20 @@ def rebuild_network(artifact: Artifact) -> "torch.nn.Module":
         network = for_export(build_network(NetworkConfig(**artifact.metadata.training["network"])))
     except (KeyError, TypeError, ValueError) as exc:
         raise EngineError(f"{artifact.path} must say which network it holds for PyTorch to run it") from exc
+    graph = parse_model(artifact).graph
     weights = {
         tensor.name.removeprefix("inner.").removesuffix(".half"): numpy_helper.to_array(tensor).astype(np.float32)
-        for tensor in parse_model(artifact).graph.initializer
+        for tensor in graph.initializer
         if tensor.name.startswith("inner.")
     }
     try:
         network.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()})
     except RuntimeError as exc:
         raise EngineError(f"{artifact.path} must hold the weights of its network: {one_line(exc)}") from exc
+    for node in graph.node:  # centred activations brought an epsilon of their own
+        if node.op_type == "InstanceNormalization":
+            norm: Any = network.get_submodule(node.input[1].removeprefix("inner.").removesuffix(".weight"))
+            norm.eps = next(attribute.f for attribute in node.attribute if attribute.name == "epsilon")
     return network
 
 

@@ -10,12 +10,12 @@ from onnx.reference import ReferenceEvaluator
 
 from impasto.export.artifact import Artifact, parse_model
 from impasto.export.errors import ArtifactError
+from impasto.export.graph import multiply_adds_per_pixel, receptive_margin
 from impasto.export.statistics import (
     freeze_statistics,
     hold_statistics,
     layout_of,
     measure_statistics,
-    receptive_margin,
 )
 from impasto.realtime.engine import BACKENDS, EngineOptions
 from impasto.realtime.engine_statistics import CarriedEngine, StatisticsEngine, paint_tiled, tiles_of
@@ -125,6 +125,11 @@ def test_tiles_cover_a_frame_once_with_margins() -> None:
 
 def test_the_margin_is_the_sum_of_the_radii(small_artifact: Artifact) -> None:
     assert receptive_margin(parse_model(small_artifact)) == 1 + 2 + 4  # 3x3 at full size, 3x3 at half, 4x4 from half
+
+
+def test_operations_are_counted_per_pixel_of_the_frame(small_artifact: Artifact) -> None:
+    wanted = 3 * 8 * 9 / 4 + 8 * 8 * 9 / 4 + 8 * 3 * 16 / 4
+    assert multiply_adds_per_pixel(parse_model(small_artifact)) == wanted
 
 
 def test_carried_statistics_follow_slowly_and_reset_at_cuts(engine: StatisticsEngine) -> None:

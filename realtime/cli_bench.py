@@ -1,0 +1,153 @@
+"""`impasto bench`: how fast this machine paints."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .cli_common import Command
+
+if TYPE_CHECKING:
+    from .bench import Measurement
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+NAMED_SIZES = {"360p": (360, 640), "720p": (720, 1280), "1080p": (1080, 1920), "4k": (2160, 3840)}
+
+
+@app.command(cls=Command)
+def bench(
+    styles: Annotated[list[str] | None, typer.Argument(help="Styles or .onnx files; default: one per tier.")] = None,
+    size: Annotated[list[str], typer.Option(help="360p, 720p, 1080p, 4k or WIDTHxHEIGHT; several.")] = ["360p", "720p"],  # noqa: B006
+    device: Annotated[list[str] | None, typer.Option(help="cpu, cuda …; several; default: all that work.")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="fp32, bf16, fp16, int8; several.")] = None,
+    threads: Annotated[list[int], typer.Option(help="Threads of processor engines; several; 0: automatic.")] = [0],  # noqa: B006
+    in_flight: Annotated[list[int], typer.Option(help="Frames at once; several.")] = [1, 4],  # noqa: B006
+    seconds: Annotated[float, typer.Option(help="Time for each measurement.")] = 3.0,
+    clip: Annotated[Path | None, typer.Option(help="Also paint this video from file to file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture of the results.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing picture.")] = False,
+) -> None:
+    """Measure engines at several sizes and precisions, beside the machine's own peak of matrix products."""
+    from rich.console import Console
+
+    from .bench import BenchOptions, end_to_end_fps
+    from .bench import bench as measure
+    from .doctor import processor_name
+    from .engine import parse_precision
+    from .errors import SinkError
+
+    if plot is not None and plot.exists() and not overwrite:
+        raise SinkError(f"{plot} must not exist yet: choose another name or pass --overwrite")
+    options = BenchOptions(
+        sizes=[_size(text) for text in size],
+        devices=device or (),
+        precisions=[p for text in precision or () if (p := parse_precision(text)) != "auto"],
+        threads=threads,
+        in_flight=in_flight,
+        seconds=seconds,
+    )
+    paths = _paths(styles)
+    err = Console(stderr=True, highlight=False, markup=False)
+    results = []
+    with err.status("") as status:
+        for result in measure(paths, options, on_progress=status.update):
+            results.append(result)
+            if not as_json:
+                err.print(_line(result), soft_wrap=True)
+    whole: dict[str, float] = {}
+    if clip is not None:
+        with TemporaryDirectory(prefix="impasto-") as folder:
+            whole = {path.name: round(end_to_end_fps(clip, path, Path(folder)), 2) for path in paths}
+    if as_json:
+        rows = [asdict(result) | {"share_of_peak": result.share_of_peak} for result in results]
+        typer.echo(json.dumps({"machine": processor_name(), "engines": rows, "end_to_end_fps": whole}, indent=2))
+    else:
+        _print(results, whole)
+    if plot is not None:
+        _plot(results, plot, processor_name())
+
+
+def _size(text: str) -> tuple[int, int]:
+    if text in NAMED_SIZES:
+        return NAMED_SIZES[text]
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ValueError(f"--size must be one of {', '.join(NAMED_SIZES)} or WIDTHxHEIGHT, got {text!r}")
+    return int(height), int(width)
+
+
+def _paths(styles: list[str] | None) -> list[Path]:
+    from ..assets import find_style
+    from .cli_doctor import styles_to_try
+    from .errors import ArtifactError
+
+    paths = [Path(style) if style.endswith(".onnx") else find_style(style) for style in styles or ()]
+    paths = paths or list(styles_to_try().values())
+    if not paths:
+        raise ArtifactError("a style must be installed or given: impasto bench FILE.onnx")
+    return paths
+
+
+def _label(result: "Measurement") -> str:
+    words = [result.style, result.tier, result.engine, result.precision, f"{result.width}x{result.height}"]
+    if result.threads:
+        words.append(f"{result.threads} threads")
+    return " ".join([*words, f"x{result.in_flight}"])
+
+
+def _line(result: "Measurement") -> str:
+    return (
+        f"{result.style} ({result.tier}) {result.engine} {result.precision} {result.width}x{result.height}: "
+        f"{result.median_ms:.1f} ms, {result.fps:.1f} fps with {result.in_flight} in flight"
+    )
+
+
+def _print(results: "list[Measurement]", whole: dict[str, float]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "median ms", "p95 ms", "fps", "TFLOP/s", "of peak", box=None)
+    for result in results:
+        share = result.share_of_peak
+        table.add_row(
+            _label(result),
+            f"{result.median_ms:.1f}",
+            f"{result.p95_ms:.1f}",
+            f"{result.fps:.1f}",
+            f"{result.tflops:.3f}",
+            "" if share is None else f"{share:.0%} of {result.peak_tflops:.3f}",
+        )
+    console = Console(highlight=False, markup=False)
+    console.width = max(console.width, 110)  # a broken row cannot be read at all
+    console.print(table)
+    for name, fps in whole.items():
+        console.print(f"{name}, file to file: {fps:.1f} fps", soft_wrap=True)
+
+
+def _plot(results: "list[Measurement]", target: Path, machine: str) -> None:
+    from .errors import SinkError
+
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as exc:
+        raise SinkError("matplotlib must be installed for a plot: pip install 'impasto[train]'") from exc
+    figure = Figure(figsize=(11, 1.2 + 0.32 * len(results)), layout="constrained")
+    axes = figure.add_subplot()
+    bars = axes.barh([_label(result) for result in results], [result.fps for result in results], color="#3b6ea5")
+    axes.bar_label(bars, [f"{result.fps:.1f}" for result in results], padding=3)
+    axes.invert_yaxis()
+    axes.set_xlabel("frames a second")
+    axes.set_title(machine)
+    axes.spines[["top", "right"]].set_visible(False)
+    part = target.with_name(f".{target.name}.part")
+    try:
+        figure.savefig(part, format=target.suffix.lstrip(".") or "png", dpi=120)
+        part.replace(target)
+    except (OSError, ValueError) as exc:
+        part.unlink(missing_ok=True)
+        raise SinkError(f"cannot write {target}: {exc}") from exc
