@@ -50,6 +50,10 @@ def train(
     motion_weight: Annotated[float | None, typer.Option(help="Steadiness in videos; 0 is off.")] = None,
     style_size: Annotated[int | None, typer.Option(help="Short side at which the painting is seen, pixels.")] = None,
     style_scale: Annotated[float | None, typer.Option(help="Multiplies --style-size: larger, larger marks.")] = None,
+    keyframes: Annotated[
+        Path | None, typer.Option(help="Folder of `impasto gatys video`: fit the style to this film's keyframes.")
+    ] = None,
+    keyframe_weight: Annotated[float | None, typer.Option(help="How much the keyframes count.")] = None,
     loss_network: Annotated[Literal["vgg16", "vgg19"], typer.Option(help="Fetched unless --loss-weights.")] = "vgg19",
     loss_weights: Annotated[Path | None, typer.Option(help="Local weight file of the loss network.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same machine: same losses.")] = None,
@@ -74,13 +78,14 @@ def train(
         "steps": steps, "batch_size": batch_size, "crop_size": crop_size, "learning_rate": learning_rate,
         "content_weight": content_weight, "style_balance": style_balance, "tv_weight": tv_weight,
         "motion_weight": motion_weight, "style_size": style_size, "style_scale": style_scale, "seed": seed,
+        "keyframe_weight": keyframe_weight,
         "checkpoint_every": checkpoint_every, "sample_every": sample_every,
     }  # fmt: skip
     config = TrainConfig(
         style_image, photos, output or Path("runs") / f"{style_name}.{tier}", style_name, tier,
         style=StyleInfo(title, artist, year, licence),
         loss_network=loss_network, loss_weights=loss_weights, precision=precision, device=device,
-        style_weight=_style_weight(style_weight),
+        style_weight=_style_weight(style_weight), keyframes=keyframes,
         **{key: value for key, value in chosen.items() if value is not None},  # type: ignore[arg-type]
     )  # fmt: skip
     _run(config, samples=samples, resume=resume, tensorboard=tensorboard, quiet=quiet)

@@ -5,7 +5,6 @@ where brush marks are, and in its pixels, where colours are.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from .data import Picture, read_picture, resize_short_side, to_tensor
 from .errors import TrainingError
+from .loss_network import LossNetwork
 from .losses import content_loss
 
 INDEX = "keyframes.json"
@@ -101,16 +101,11 @@ class KeyframePairs:
         return torch.cat(frames), torch.cat(paintings)
 
 
-def keyframe_loss(
-    stylized: Tensor, painted: Tensor, features: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
-) -> Tensor:
-    """Distance of the network's answers (N, 3, H, W) in [0, 255] to the keyframes, scalar.
-
-    Args:
-        features: of `stylized` at `KEYFRAME_LAYERS`.
-        wanted: of `painted` at the same layers.
-    """
+def keyframe_loss(stylized: Tensor, painted: Tensor, loss_network: LossNetwork) -> Tensor:
+    """Distance of the network's answers to the keyframes, both (N, 3, H, W) in [0, 255]; scalar."""
+    features = loss_network(stylized, KEYFRAME_LAYERS)
+    with torch.no_grad():
+        wanted = loss_network(painted, KEYFRAME_LAYERS)
     pixels = ((stylized.float() - painted) / 255).square().mean()
-    return _PIXEL_WEIGHT * pixels + sum(
-        (content_loss(features[layer], wanted[layer]) for layer in KEYFRAME_LAYERS), pixels.new_zeros(())
-    )
+    apart = torch.stack([content_loss(features[layer], wanted[layer]) for layer in KEYFRAME_LAYERS])
+    return _PIXEL_WEIGHT * pixels + apart.sum()

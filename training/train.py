@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .checkpoint import Checkpoint, save_checkpoint
 from .data import PhotoCrops, find_pictures, read_picture, resize_short_side, to_tensor
 from .errors import TrainingError
+from .keyframes import KeyframePairs, keyframe_loss
 from .loss_network import CONTENT_LAYER, STYLE_LAYERS, LossNetwork, LossNetworkName, load_loss_network
 from .losses import content_loss, gram_matrix, style_distance, total_variation_loss
 from .motion import MotionRange, disturb, motion_loss, random_motion
@@ -83,6 +84,9 @@ class TrainConfig:
     """Short side at which the painting is looked at, pixels: larger gives larger marks."""
     style_scale: float = 1.0
     """Multiplies `style_size`."""
+    keyframes: Path | None = None
+    """Folder that `impasto gatys video` wrote: the network is pulled towards these pictures of one film."""
+    keyframe_weight: float = 1.0
     seed: int = 0
     checkpoint_every: int = 250
     sample_every: int = 500
@@ -93,7 +97,7 @@ class TrainConfig:
         for name in ("steps", "batch_size", "checkpoint_every", "sample_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("content_weight", "tv_weight", "motion_weight"):
+        for name in ("content_weight", "tv_weight", "motion_weight", "keyframe_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         for name in ("learning_rate", "style_balance", "style_scale"):
@@ -216,8 +220,9 @@ def train(
             run.step += 1
             if rank:
                 continue
+            progress = meter.tick(run, losses, len(photos.bad_files))
             if callback:
-                callback(meter.tick(run, losses, len(photos.bad_files)))
+                callback(progress)
             if run.step % config.checkpoint_every == 0 and run.step < config.steps:
                 _save(run, config, losses)
             if sample and run.step % config.sample_every == 0:
@@ -278,6 +283,7 @@ class _Targets:
 
     loss_network: LossNetwork
     style_grams: dict[str, Tensor]
+    keyframes: KeyframePairs | None = None
 
     @classmethod
     def load(cls, config: TrainConfig, device: torch.device) -> "_Targets":
@@ -292,7 +298,10 @@ class _Targets:
         with torch.inference_mode():
             features = network(to_tensor(painting).to(device), STYLE_LAYERS)
         # Cloned outside inference mode: autograd refuses inference tensors.
-        return cls(network, {name: gram_matrix(x.clone()) for name, x in features.items()})
+        grams = {name: gram_matrix(x.clone()) for name, x in features.items()}
+        if config.keyframes is None:
+            return cls(network, grams)
+        return cls(network, grams, KeyframePairs.load(config.keyframes, crop_size=config.crop_size, seed=config.seed))
 
 
 def _start(config: TrainConfig, device: torch.device) -> _Run:
@@ -332,6 +341,12 @@ def _step(
     if motion is not None:
         motion = type(motion)(motion.grid.to(photos.device))
         inputs = torch.cat([photos, disturb(motion.warp(moved).cpu(), generator, limits).to(photos.device)])
+    frames = painted = photos[:0]
+    if targets.keyframes is not None:
+        # One for every four photographs: a film's few keyframes are soon known by heart.
+        pairs = targets.keyframes.batch(run.step * 64 + rank, (len(photos) + 3) // 4)
+        frames, painted = (x.to(photos.device, memory_format=_MEMORY_FORMAT) for x in pairs)
+        inputs = torch.cat([inputs, frames])
     with torch.autocast(photos.device.type, dtype=torch.bfloat16, enabled=autocast):
         stylized_all = network(inputs)
         stylized = stylized_all[: len(photos)]
@@ -344,7 +359,11 @@ def _step(
         "tv": total_variation_loss(stylized),
     }
     if motion is not None:
-        terms["motion"] = motion_loss(stylized[: len(moved)], stylized_all[len(photos) :], motion)
+        moved_answer = stylized_all[len(photos) : len(photos) + len(moved)]
+        terms["motion"] = motion_loss(stylized[: len(moved)], moved_answer, motion)
+    if len(frames):
+        with torch.autocast(photos.device.type, dtype=torch.bfloat16, enabled=autocast):
+            terms["keyframes"] = keyframe_loss(stylized_all[-len(frames) :], painted, targets.loss_network)
     losses = _mean_over_processes(terms)
     style_weight = run.balance.update(losses["content"], losses["style"], progress=run.step / config.steps)
     weights = {
@@ -352,6 +371,7 @@ def _step(
         "style": style_weight,
         "tv": config.tv_weight,
         "motion": config.motion_weight,
+        "keyframes": config.keyframe_weight,
     }
     total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
     losses["total"] = sum(weights[name] * losses[name] for name in terms)
