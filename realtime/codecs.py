@@ -71,6 +71,9 @@ CONTAINERS = {
 PipeFormat = Literal["matroska", "nut", "y4m"]
 PIPE_MUXERS: dict[PipeFormat, str] = {"matroska": "matroska", "nut": "nut", "y4m": "yuv4mpegpipe"}
 
+ENCODER_THREADS = 8
+"""The same everywhere, because x264 makes other bytes with other numbers: a film may be painted by several machines."""
+
 REPEATABLE_X264 = "asm=avx2"
 """x264's AVX-512 code for macroblock trees reads memory that nobody wrote: the same pictures give other bytes at every
 other run (33 of 250 runs at veryfast; none with this, at the same speed). A resumed job must not differ."""
@@ -91,8 +94,7 @@ class Encoding:
     """Whether pictures may be coded out of order; pipes go without for less delay, NUT because its times begin at 0."""
     keep_hdr: bool = False
     """10 bits and the stream's own HDR tags."""
-    threads: int = 0
-    """Of the encoder; 0 for its own choice."""
+    threads: int = ENCODER_THREADS
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:

@@ -5,6 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from .codecs import Codec, Encoding, PipeFormat
+from .engine import Library
 from .source_file import Hdr
 
 
@@ -26,6 +27,10 @@ class VideoOptions:
     """A TOML file of cues that change style and strength over time."""
     device: str = "auto"
     precision: str = "auto"
+    library: Library | None = None
+    """Narrows the choice of engines to one library."""
+    threads: int = 0
+    """Of a CPU engine; 0 for its own choice."""
     size: str | None = None
     """720p, WxH or 0.5x."""
     fps: Fraction | None = None

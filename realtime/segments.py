@@ -67,6 +67,11 @@ class Job:
         return sum(len(segment.times) for segment in self.segments)
 
     @property
+    def times(self) -> list[Fraction]:
+        """Of every frame that is done, in seconds."""
+        return [pts * self.time_base for segment in self.segments for pts, _ in segment.times]
+
+    @property
     def last_pts(self) -> Fraction | None:
         """Time of the last frame that is done."""
         return self.segments[-1].times[-1][0] * self.time_base if self.segments else None
@@ -100,9 +105,13 @@ def job_folder(target: Path) -> Path:
     return target.with_name(f".{target.name}.impasto")
 
 
-def unfinished(target: Path) -> bool:
-    """Whether an earlier run left segments for this output."""
-    return (job_folder(target) / MANIFEST).is_file()
+def recorded_identity(target: Path) -> dict[str, Any] | None:
+    """What an earlier, unfinished run for this output depended on; None if there is none or its manifest is damaged."""
+    try:
+        identity = json.loads((job_folder(target) / MANIFEST).read_text())["identity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return identity if isinstance(identity, dict) and isinstance(identity.get("engine"), dict) else None
 
 
 @contextmanager

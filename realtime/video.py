@@ -10,20 +10,20 @@ for frame in stylized_frames("in.mp4", style="mosaic"):
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import av
 
 from ..export.artifact import Artifact, load_artifact
 from .codecs import check_container
 from .copy_streams import SideChannel, Span, StreamCopier
-from .engine import Engine, EngineInfo, load_engine
+from .engine import Engine, EngineInfo, Library, load_engine
 from .errors import SinkError, SourceError
 from .frame import Frame, StreamInfo
 from .frame_rate import AtFrameRate, Later, Part
@@ -31,7 +31,7 @@ from .look import AtSegments, FilmStylizer, Look, load_timeline, plain_look, run
 from .options import VideoOptions
 from .output_file import check_target
 from .pipeline import Pipeline, Progress, Report
-from .segments import Job, SegmentWriter, join, open_job_folder, unfinished
+from .segments import Job, SegmentWriter, join, open_job_folder, recorded_identity
 from .sink_file import DEFAULT_TIME_BASE, VideoFileWriter
 from .source import Source
 from .source_file import VideoFile, open_input, pick_video
@@ -80,7 +80,7 @@ def stylize_video(
 def stylized_frames(source: str | Path, *, options: VideoOptions | None = None, **changes: Any) -> Iterator[Frame]:
     """The painted frames of a video, one after the other, in the caller's thread."""
     options = replace(options or VideoOptions(), **changes)
-    with Engines(options) as engines, _open_source(source, options, after=None) as (_, frames):
+    with Engines(options) as engines, open_frames(source, options, after=None) as (_, frames):
         stylizer = engines.stylizer(options, frames.info)
         for frame in frames:
             yield stylizer(frame)
@@ -89,10 +89,12 @@ def stylized_frames(source: str | Path, *, options: VideoOptions | None = None, 
 class Engines:
     """The styles of a look, loaded once for many videos. A context manager; frees them at its end."""
 
-    def __init__(self, options: VideoOptions) -> None:
+    def __init__(self, options: VideoOptions, *, paths: Mapping[str, Path] | None = None) -> None:
+        """`paths` says where the look's artifacts lie, if not where `find_artifact` looks."""
         self.look = look_of(options)
         self.artifacts: dict[str, Artifact] = {
-            style: load_artifact(find_artifact(style, options.tier)) for style in self.look.styles
+            style: load_artifact(paths[style] if paths else find_artifact(style, options.tier))
+            for style in self.look.styles
         }
         self._options = options
         self._engines: dict[str, Engine] = {}
@@ -116,6 +118,13 @@ class Engines:
                 engine.warmup(*padded_size(info.height, info.width, engine.stride))
         return FilmStylizer(engines, self.look, keep_colors=options.keep_colors, smooth=options.smooth)
 
+    def pin(self, engine: Mapping[str, str]) -> None:
+        """Where the user left the choice open, take the engine that an earlier run took: a race may end otherwise."""
+        if not self._engines and self._options.device == "auto" and self._options.library is None:
+            library, precision = cast(Library, engine["name"]), engine["precision"]
+            if self._options.precision in ("auto", precision):
+                self._options = replace(self._options, library=library, precision=precision)
+
     def __enter__(self) -> Self:
         return self
 
@@ -133,6 +142,8 @@ class Engines:
                     artifact,
                     device=self._options.device,
                     precision=self._options.precision,
+                    threads=self._options.threads,
+                    library=self._options.library,
                     in_flight=1 if self._options.smooth else IN_FLIGHT,
                 )
         return self._engines
@@ -236,10 +247,10 @@ def open_job(
     direct = str(target) == "-" or str(source) == "-" or encoding.codec == "gif"
     with ExitStack() as stack:
         if direct:
-            video, frames = stack.enter_context(_open_source(source, options, after=None))
+            video, frames = stack.enter_context(open_frames(source, options, after=None))
             stylizer = engines.stylizer(options, frames.info)
             writer = VideoFileWriter(
-                target, frames.info, encoding=encoding, copier=_copier(source, video, options),
+                target, frames.info, encoding=encoding, copier=copier_for(source, video, options),
                 overwrite=options.overwrite, pipe_format=options.pipe_format,
             )  # fmt: skip
             pipeline = Pipeline(frames, stylizer, [writer], on_progress=on_progress)
@@ -248,20 +259,22 @@ def open_job(
         check_target(target, overwrite=options.overwrite)
         check_container(target.suffix, encoding.codec)
         time_base = time_base_of(source, options)
+        if options.resume and (before := recorded_identity(target)) is not None:
+            engines.pin(before["engine"])
         identity = identity_of(source, options, engines)
         job = stack.enter_context(
             open_job_folder(target, identity, time_base, resume=options.resume, overwrite=options.overwrite)
         )
-        video, frames = stack.enter_context(_open_source(source, options, after=job.last_pts))
+        video, frames = stack.enter_context(open_frames(source, options, after=job.last_pts))
         stylizer = engines.stylizer(options, frames.info)
         segments = SegmentWriter(job, frames.info, encoding, frames=options.segment_length)
-        step = _step(stylizer, source, options, job)
+        step = step_for(stylizer, source, options, job.times)
         pipeline = Pipeline(frames, step, [segments], on_progress=on_progress)
         info = frames.info
 
         def finish(path: Path) -> None:
             overwrite = options.overwrite or path != target
-            join(job, path, info, copier=_copier(source, video, options), overwrite=overwrite)
+            join(job, path, info, copier=copier_for(source, video, options), overwrite=overwrite)
 
         yield _SegmentedJob(video, pipeline, segments, job, finish, options, target, info, engines.info)
 
@@ -302,7 +315,7 @@ def identity_of(source: str | Path, options: VideoOptions, engines: Engines) -> 
         "input": fingerprint(Path(source)) if "://" not in str(source) else str(source),
         "styles": {style: artifact.sha256 for style, artifact in engines.artifacts.items()},
         "look": [[cue.at, dict(cue.mix), cue.fade] for cue in engines.look.cues],
-        "engine": str(engines.info),
+        "engine": asdict(engines.info),
         "libraries": {name: ".".join(map(str, version)) for name, version in av.library_versions.items()},
         **{name: _plain(getattr(options, name)) for name in shaping},
     }
@@ -331,7 +344,7 @@ def fingerprint(path: Path) -> str:
 
 
 @contextmanager
-def _open_source(
+def open_frames(
     source: str | Path, options: VideoOptions, *, after: Fraction | None
 ) -> Iterator[tuple[VideoFile, Source]]:
     """The file, and its frames as the options want them, later than `after` of the output."""
@@ -357,21 +370,26 @@ def _open_source(
         yield video, frames
 
 
-def _step(stylizer: FilmStylizer, source: str | Path, options: VideoOptions, job: Job) -> "FilmStylizer | AtSegments":
-    """The stylizer, made independent of where the job was cut or resumed if it remembers frames."""
+def step_for(
+    stylizer: FilmStylizer, source: str | Path, options: VideoOptions, earlier: Sequence[Fraction]
+) -> "FilmStylizer | AtSegments":
+    """The stylizer, made independent of where the film was cut or resumed if it remembers frames.
+
+    `earlier` are the times of all frames before the first one to come, or at least of the last few.
+    """
     if not options.smooth:
         return stylizer
     run_up = run_up_of(options.smooth)
-    times = [pts for segment in job.segments for pts, _ in segment.times][-run_up - 1 :]
+    times = earlier[-run_up - 1 :]
     before: list[Frame] = []
     if times:
-        after = times[0] * job.time_base if len(times) > run_up else None
-        with _open_source(source, options, after=after) as (_, frames):
+        after = times[0] if len(times) > run_up else None
+        with open_frames(source, options, after=after) as (_, frames):
             before = [frame for frame, _ in zip(frames, times[-run_up:], strict=False)]
     return AtSegments(stylizer, every=options.segment_length, run_up=run_up, before=before)
 
 
-def _copier(source: str | Path, video: VideoFile, options: VideoOptions) -> StreamCopier | None:
+def copier_for(source: str | Path, video: VideoFile, options: VideoOptions) -> StreamCopier | None:
     if not options.audio:
         return None
     span = Span(options.start, options.end)
@@ -388,7 +406,7 @@ def _check(source: str | Path, target: Path, options: VideoOptions) -> None:
         return
     if target.exists() and Path(source).exists() and target.samefile(source):
         raise SinkError(f"output must not be the input itself, got {target}")
-    if options.resume and not unfinished(target):
+    if options.resume and recorded_identity(target) is None:
         logger.info("nothing to resume for %s, starting at the beginning", target)
 
 

@@ -116,6 +116,20 @@ def test_resuming_another_input_is_refused(stopped: Path, make_clip: MakeClip, i
         stylize_video(make_clip(), stopped, style=identity_artifact.path, segment_frames=20, resume=True)
 
 
+def test_resuming_takes_the_engine_of_before(
+    stopped: Path, clip: Path, identity_artifact: Artifact, monkeypatch: pytest.MonkeyPatch, plain_engine: object
+) -> None:
+    asked: list[dict[str, object]] = []
+
+    def load(artifact: Artifact, **options: object) -> object:
+        asked.append(options)
+        return plain_engine
+
+    monkeypatch.setattr("impasto.realtime.video.load_engine", load)
+    stylize_video(clip, stopped, style=identity_artifact.path, segment_frames=20, resume=True)
+    assert (asked[0]["library"], asked[0]["precision"]) == ("plain", "fp32")
+
+
 def test_overwrite_starts_anew(stopped: Path, clip: Path, identity_artifact: Artifact) -> None:
     report = stylize_video(clip, stopped, style=identity_artifact.path, overwrite=True)
     assert report.frames_out == 160
