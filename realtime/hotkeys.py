@@ -33,6 +33,7 @@ class TerminalKeys:
             self._thread.join(2 * TICK_SECONDS + 1.0)
 
     def _run_posix(self) -> None:
+        import os
         import select
         import termios
         import tty
@@ -40,10 +41,12 @@ class TerminalKeys:
         terminal = sys.stdin.fileno()
         before = termios.tcgetattr(terminal)
         try:
-            tty.setcbreak(terminal)  # Ctrl-C stays a signal
+            tty.setcbreak(terminal, termios.TCSANOW)  # Ctrl-C stays a signal; what was typed already counts
             while not self._stop.is_set():
                 if select.select([terminal], [], [], TICK_SECONDS)[0]:
-                    self._on_key(sys.stdin.read(1))
+                    # Not sys.stdin: it would read ahead what select cannot see.
+                    for key in os.read(terminal, 64).decode("utf-8", "ignore"):
+                        self._on_key(key)
         finally:
             termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 

@@ -126,7 +126,8 @@ class LiveSession:
         self.compare: Callable[[], bool] = lambda: False
         """Asked for every frame: whether the panel's comparison view wants the camera's own picture as well."""
         self._threads = [
-            threading.Thread(target=target, name=f"impasto-{name}")
+            # Daemons: an engine that never returns must not keep the program from ending.
+            threading.Thread(target=target, name=f"impasto-{name}", daemon=True)
             for name, target in (("paint", self._paint_loop), ("load", self._load_loop), ("watch", self._watch_loop))
         ]
 
@@ -161,15 +162,15 @@ class LiveSession:
         """Replace some settings; a new style or tier is loaded in the background and fades in when it is warm."""
         with self._lock:
             before, self._settings = self._settings, self._settings.changed(changes)
-            self._painter.settings = self._settings
-            after = self._settings
+            self._painter.settings = after = self._settings
             governor = self._governor
             if governor is not None and after.tier != before.tier:
                 top = governor.rungs[0].short_side
                 self._governor = _governor(governor.budget_ms, self.size, top, after.tier)
                 self._painter.work_size = work_size(self.size, top)
+            tier = after.tier if self._governor is None else _tier(self._governor.rung)
         if (after.style, after.tier) != (before.style, before.tier):
-            self._loads.put((after.style, after.tier))
+            self._loads.put((after.style, tier))
         return after
 
     def add_output(self, output: Outlet) -> None:

@@ -16,6 +16,7 @@ from .stylizer import Stylizer, blend, with_colors_of
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
+CLOSE_SECONDS = 2.0
 SMOOTHING_PATIENCE_MS = 8.0
 """How long a painted picture may wait for its smoothing; what takes longer goes out without."""
 
@@ -62,9 +63,12 @@ class SharedEngine:
                 self._engine.warmup(height, width)
 
     def close(self) -> None:
-        with self._turn:
-            self._closed = True
-            self._engine.close()
+        self._closed = True
+        if self._turn.acquire(timeout=CLOSE_SECONDS):  # an engine that never returns is left behind
+            try:
+                self._engine.close()
+            finally:
+                self._turn.release()
 
 
 class Painter:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -110,6 +111,33 @@ def test_one_signal_ends_it_within_two_seconds(
     assert "Traceback" not in process.stderr.read()
     with av.open(str(target)) as container:
         assert len(list(container.decode(video=0))) > 10
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_keys_in_the_terminal(environment: dict[str, str]) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, SOURCE, "--style", "small", "--port", "0", "--no-open"],
+        env=environment, stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    said = []
+    late = threading.Timer(20, process.kill)
+    late.start()
+    for line in process.stderr:
+        said.append(line)
+        if "painting small" in line:
+            os.write(ours, b"m")
+        if "mirror True" in line:
+            os.write(ours, b"---h")
+        if "strength 0.7" in line:
+            os.write(ours, b"q")
+    assert process.wait(10) == 0
+    late.cancel()
+    os.close(ours)
+    os.close(theirs)
+    assert "mirror True" in "".join(said)
 
 
 def test_standard_output_is_nothing_but_pictures(environment: dict[str, str]) -> None:

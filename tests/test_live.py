@@ -1,5 +1,6 @@
 """The live session: newest only, outputs apart, fails closed, switches styles, rests when nobody watches."""
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -57,7 +58,7 @@ def test_pictures_are_painted_and_arrive_fresh() -> None:
 
 
 def test_a_slow_network_shows_new_pictures_not_old_ones() -> None:
-    """60 frames/s in, 20 out: a queue would be over a second behind after 2.6 s; one slot is at most 1.5 frames behind."""
+    """60 frames/s in, 20 out: a queue would be a second behind in the end; one slot is at most 1.5 frames behind."""
     gallery, seconds = Gallery(), 0.05
     with session_with(gallery, FakeEngine(seconds=seconds), feed=FakeFeed(rate=60)) as session:
         time.sleep(2.6)
@@ -269,3 +270,32 @@ def test_the_time_code_tells_the_latency() -> None:
     coded = [(when, frame, code) for when, frame in gallery.frames if (code := read_time_code(frame.data)) is not None]
     assert len(coded) > 15
     assert all(code == pytest.approx(float(frame.pts), abs=2e-6) for _, frame, code in coded)
+
+
+def test_an_engine_that_never_returns_does_not_keep_the_session_from_ending() -> None:
+    gallery, engine = Gallery(), FakeEngine()
+    with session_with(gallery, engine):
+        wait_until(lambda: "painted" in gallery.kinds())
+        engine.stuck.clear()
+        time.sleep(0.1)
+        threading.Timer(4.0, engine.stuck.set).start()
+        ending = time.monotonic()
+    assert time.monotonic() - ending < 9.0
+    engine.stuck.set()
+
+
+def test_the_governor_goes_down_a_tier_and_a_new_style_stays_there() -> None:
+    """The quality tier is over budget: fast takes over; a style chosen then comes in its fast tier too."""
+    opened: list[tuple[str, str]] = []
+
+    def open_style(name: str, tier: str) -> FakeEngine:
+        opened.append((name, tier))
+        return FakeEngine(seconds=0.15 if tier == "quality" else 0.0)
+
+    gallery = Gallery()
+    with session_with(gallery, open_style=open_style, tier="quality", latency_budget_ms=80) as session:
+        wait_until(lambda: session._painter.look is not None and session._painter.look.tier == "fast", 9.0)
+        session.change({"style": "b"})
+        wait_until(lambda: session.status.painting_style == "b")
+        assert session._painter.look.tier == "fast"
+    assert opened[0] == ("a", "quality")
