@@ -39,6 +39,8 @@ WATCHDOG_SECONDS = 0.05
 IDLE_AFTER_SECONDS = 2.0
 MOST_LOOKS = 4
 """Engines kept warm: two tiers of this style and of the last one."""
+JOIN_SECONDS = 3.0
+"""How long the end waits for a thread that an engine holds up."""
 RESTART_SECONDS = 1.0
 """Pause after an engine failed before it is asked again."""
 
@@ -146,7 +148,7 @@ class LiveSession:
         for output in self._outputs:
             output.close()
         for thread in self._threads:
-            thread.join(5.0)
+            thread.join(JOIN_SECONDS)
         self._close_retired(float("inf"))
         for look in self._looks.values():
             look.engine.close()

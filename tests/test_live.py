@@ -1,6 +1,5 @@
 """The live session: newest only, outputs apart, fails closed, switches styles, rests when nobody watches."""
 
-import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -126,8 +125,8 @@ def test_no_raw_picture_leaves_when(harm: Callable[..., None]) -> None:
         harmed = time.monotonic()
         wait_until(lambda: gallery.kinds()[-1] == "card", 3.0)
         carded = time.monotonic() - harmed
-        time.sleep(0.7)
-        assert "card" in gallery.kinds()[-2:]
+        time.sleep(0.3)
+        assert gallery.kinds()[-1] == "card"
         engine.broken, feed.picture = False, sound
         engine.stuck.set()
         feed.sending.set()
@@ -272,15 +271,16 @@ def test_the_time_code_tells_the_latency() -> None:
     assert all(code == pytest.approx(float(frame.pts), abs=2e-6) for _, frame, code in coded)
 
 
-def test_an_engine_that_never_returns_does_not_keep_the_session_from_ending() -> None:
+def test_an_engine_that_never_returns_does_not_keep_the_session_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("impasto.realtime.live.JOIN_SECONDS", 0.3)
+    monkeypatch.setattr("impasto.realtime.live_painter.CLOSE_SECONDS", 0.3)
     gallery, engine = Gallery(), FakeEngine()
     with session_with(gallery, engine):
         wait_until(lambda: "painted" in gallery.kinds())
         engine.stuck.clear()
         time.sleep(0.1)
-        threading.Timer(4.0, engine.stuck.set).start()
         ending = time.monotonic()
-    assert time.monotonic() - ending < 9.0
+    assert time.monotonic() - ending < 3.0
     engine.stuck.set()
 
 
