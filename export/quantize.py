@@ -97,6 +97,8 @@ def quantize_model(model: "onnx.ModelProto", calibration: Sequence[Picture]) -> 
     except ImportError as exc:
         raise ArtifactError(f"NNCF must be installed to quantise: {_MEND}") from exc
     _unfold_half_weights(model)
+    for index, node in enumerate(model.graph.node):  # NNCF knows nodes by name
+        node.name = f"{node.op_type}_{index}"
     convolutions = [node.name for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")]
     if len(convolutions) < 3:
         raise ArtifactError(f"a network must have 3 convolutions or more to be quantised, got {len(convolutions)}")

@@ -23,6 +23,7 @@ Size = tuple[int, int]
 
 PEAK_SIDE = 2048
 PEAK_PRODUCTS = 4
+PEAK_SECONDS = 1.5
 MIN_ROUNDS = 5
 
 
@@ -110,7 +111,7 @@ def matrix_peak_tflops(artifact: Artifact, backend: Backend, precision: Precisio
         return None
     rows = np.random.default_rng(0).normal(size=(PEAK_SIDE, PEAK_SIDE)).astype(np.float32)
     try:
-        times = _timed(lambda: runner.start({"frame": rows}).result(), seconds=1.5)
+        times = _timed(lambda: runner.start({"frame": rows}).result(), seconds=PEAK_SECONDS)
     except ImpastoError:
         return None
     finally:

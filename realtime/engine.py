@@ -9,7 +9,7 @@ import importlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -152,11 +152,14 @@ class PendingPicture:
 class PictureEngine:
     """An `Engine`: an artifact's graph in a runner."""
 
-    def __init__(self, runner: Runner, *, stride: int, in_flight: int = 1) -> None:
+    def __init__(self, runner: Runner, *, stride: int, in_flight: int = 1, inputs: Tensors | None = None) -> None:
         self._runner = runner
         self._stride = stride
         self.in_flight = in_flight
         """How many batches may be submitted and not yet collected."""
+        self.inputs: Tensors = inputs or {}
+        """What the graph takes beside the frame: `style` (1, K) float32 for an arbitrary style. May be replaced between
+        two frames; the arrays themselves must not change while a result is awaited."""
 
     @property
     def info(self) -> EngineInfo:
@@ -169,20 +172,20 @@ class PictureEngine:
     def __call__(self, frames: Batch) -> Batch:
         return self.submit(frames).result()
 
-    def submit(self, frames: Batch, **inputs: npt.NDArray[Any]) -> PendingPicture:
+    def submit(self, frames: Batch) -> PendingPicture:
         """Begin to stylize; `result()` of what comes back waits for it.
 
         Results may be collected in any order. Beyond `in_flight` batches, submitting waits for the oldest.
 
         Args:
             frames: (N, H, W, 3) uint8 RGB, which must not change until the result is there.
-            inputs: what a graph takes beside the frame, e.g. style=(1, K) float32 for an arbitrary style.
         """
         check_batch(frames, self._stride)
-        return PendingPicture(self._runner.start({"frame": np.ascontiguousarray(frames), **inputs}))
+        return PendingPicture(self._runner.start({"frame": np.ascontiguousarray(frames), **self.inputs}))
 
     def warmup(self, height: int, width: int) -> None:
-        self._runner.prepare({"frame": (1, height, width, 3)})
+        others = {name: array.shape for name, array in self.inputs.items()}
+        self._runner.prepare({"frame": (1, height, width, 3), **others})
         self(np.zeros((1, height, width, 3), np.uint8))
 
     def close(self) -> None:
@@ -204,8 +207,12 @@ class Backend:
         Raises:
             EngineError: the library, the device or the precision is missing; the message says how to get it.
         """
-        runner = self.open_runner(artifact, artifact.read(), options)
-        return PictureEngine(runner, stride=artifact.metadata.stride, in_flight=options.in_flight)
+        if artifact.metadata.kind == "style-encoder":
+            raise EngineError(f"{artifact.path} must be a style that paints, got the encoder of one")
+        graph = artifact.read()
+        inputs = {"style": no_style(graph)} if artifact.metadata.kind == "arbitrary" else {}
+        runner = self.open_runner(artifact, graph, options)
+        return PictureEngine(runner, stride=artifact.metadata.stride, in_flight=options.in_flight, inputs=inputs)
 
     def open_runner(self, artifact: Artifact, graph: bytes, options: EngineOptions) -> Runner:
         """A runner of the artifact's graph or of one that was made from it."""
@@ -326,15 +333,45 @@ def choose_precision(artifact: Artifact, options: EngineOptions, able: Sequence[
     return options.precision
 
 
+def no_style(graph: bytes) -> npt.NDArray[np.float32]:
+    """(1, K) zeros for the `style` input of an arbitrary style, until it is given one."""
+    import onnx
+
+    inputs = {value.name: value for value in onnx.ModelProto.FromString(graph).graph.input}
+    return np.zeros((1, inputs["style"].type.tensor_type.shape.dim[1].dim_value), np.float32)
+
+
 def proof_candidates() -> list[Candidate]:
-    """Every engine and precision of this machine, for the parity gate of an export."""
+    """Every engine and precision of this machine, for the parity gate of an export.
+
+    Where ONNX Runtime is installed, its processor kernels also run the fp16 graph that cards will get, rounding to
+    fp16 after every operator: a card's own kernels can still differ, but an overflow or a lost digit shows here.
+    """
     candidates = []
     for backend in BACKENDS:
         try:
             candidates += [_proof_candidate(backend, precision) for precision in backend.precisions()]
         except EngineError as exc:
             logger.info("no parity check with %s: %s", backend, exc)
+    if not any(candidate.precision == "fp16" for candidate in candidates):
+        with suppress(EngineError):
+            candidates.append(_fp16_graph_candidate())
     return candidates
+
+
+def _fp16_graph_candidate() -> Candidate:
+    from .engine_onnxruntime import open_runner, version
+
+    @contextmanager
+    def opened(artifact: Artifact) -> Iterator[Paint]:
+        runner = open_runner(artifact, artifact.read(), "cpu", "fp16", EngineOptions())
+        engine = PictureEngine(runner, stride=artifact.metadata.stride)
+        try:
+            yield lambda picture: engine(picture[np.newaxis])[0]
+        finally:
+            engine.close()
+
+    return Candidate(f"onnxruntime {version()} cpu, fp16 graph", "fp16", opened)
 
 
 def _proof_candidate(backend: Backend, precision: Precision) -> Candidate:

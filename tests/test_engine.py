@@ -236,6 +236,21 @@ def test_two_engines_in_two_threads(opened: Callable[..., Engine], backend: Back
 
 
 @every_engine
+def test_memory_stays(opened: Callable[..., Engine], backend: Backend, precision: Precision) -> None:
+    """500 inferences at two sizes in turn: a leak of one 60 KB frame each would be 30 MB."""
+    psutil = pytest.importorskip("psutil", reason="resident memory is asked of psutil")
+    engine = opened(backend, precision)
+    frames = [noise(1, 128, 160, 3), noise(1, 96, 160, 3)]
+    process = psutil.Process()
+    for index in range(60):
+        engine(frames[index // 20 % 2])
+    before = process.memory_info().rss
+    for index in range(500):
+        engine(frames[index // 50 % 2])
+    assert process.memory_info().rss - before < 15e6
+
+
+@every_engine
 def test_a_graph_that_cannot_run(
     make_artifact: Callable[..., Artifact], small_model: onnx.ModelProto, backend: Backend, precision: Precision
 ) -> None:

@@ -1,0 +1,148 @@
+"""`impasto doctor` and `impasto bench` tell the truth, in words and in JSON."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from impasto.export.artifact import Artifact
+from impasto.realtime import bench as bench_module
+from impasto.realtime import cli_bench, cli_doctor, doctor
+from impasto.realtime.bench import BenchOptions, bench
+from impasto.realtime.engine import BACKENDS, EngineOptions
+from impasto.realtime.errors import EngineError, SinkError
+
+runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "SIZES", {"tiny": (64, 96)})
+    monkeypatch.setattr(bench_module, "PEAK_SIDE", 64)
+    monkeypatch.setattr(bench_module, "PEAK_SECONDS", 0.01)
+    monkeypatch.setattr(cli_bench, "NAMED_SIZES", {"tiny": (64, 96), "360p": (64, 64), "720p": (96, 96)})
+
+
+@pytest.fixture
+def one_style(monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact) -> None:
+    monkeypatch.setattr(cli_doctor, "styles_to_try", lambda: {"fast": small_artifact.path})
+
+
+def paints_here() -> bool:
+    for backend in BACKENDS:
+        try:
+            if backend.precisions():
+                return True
+        except EngineError:
+            continue
+    return False
+
+
+def test_every_engine_is_listed_and_the_working_ones_are_timed(one_style: None) -> None:
+    done = runner.invoke(cli_doctor.app, ["--json"])
+    assert done.exit_code == (0 if paints_here() else 5), done.output
+    found = json.loads(done.stdout)
+    assert [engine["name"] for engine in found["engines"]] == [str(backend) for backend in BACKENDS]
+    for engine in found["engines"]:
+        if engine["works"]:
+            assert engine["milliseconds"]["fast tiny"] > 0
+            assert engine["version"]
+        else:
+            assert engine["detail"], "what is missing and how to get it"
+    assert {device["name"].split()[0] for device in found["devices"]} == {"camera", "virtual"}
+    assert found["paints"] == paints_here()
+
+
+def test_words_keep_brackets_and_need_no_wide_terminal(one_style: None) -> None:
+    done = runner.invoke(cli_doctor.app, [])
+    if "tensorrt on tensorrt: TensorRT" in done.output:
+        assert "pip install 'impasto[tensorrt]'" in done.output
+
+
+def test_no_engine_is_exit_code_5(monkeypatch: pytest.MonkeyPatch, one_style: None) -> None:
+    def nothing(*_: object) -> None:
+        raise EngineError("must be installed: pip install it")
+
+    monkeypatch.setattr("impasto.realtime.engine.Backend.version", nothing)
+    done = runner.invoke(cli_doctor.app, [])
+    assert done.exit_code == 5
+    assert "no engine paints on this machine" in done.output
+
+
+def test_no_style_and_a_damaged_style(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cli_doctor, "styles_to_try", dict)
+    done = runner.invoke(cli_doctor.app, [])
+    assert done.exit_code == 5
+    assert "no style is installed" in done.output
+    (tmp_path / "bad.onnx").write_bytes(b"bad")
+    monkeypatch.setattr(cli_doctor, "styles_to_try", lambda: {"fast": tmp_path / "bad.onnx"})
+    assert "closing sum is missing" in runner.invoke(cli_doctor.app, []).output
+
+
+def test_bench_counts_operations_and_knows_the_peak(small_artifact: Artifact) -> None:
+    lines: list[str] = []
+    options = BenchOptions(sizes=((64, 96),), devices=("cpu",), in_flight=(1, 2), seconds=0.05)
+    results = list(bench([small_artifact.path], options, on_progress=lines.append))
+    if not results:
+        pytest.skip("no engine on this machine's processor")
+    for result in results:
+        assert 0 < result.median_ms <= result.p95_ms
+        per_pixel = 2 * (3 * 8 * 9 + 8 * 8 * 9 + 8 * 3 * 16) / 4
+        assert result.tflops == pytest.approx(per_pixel * 64 * 96 * result.fps / 1e12, rel=0.05, abs=1e-4)
+        assert result.peak_tflops is not None
+        assert result.share_of_peak is not None
+    assert {result.in_flight for result in results} == {1, 2}
+    assert any("matrix products" in line for line in lines)
+
+
+def test_the_peaks_graph_multiplies_matrices(small_artifact: Artifact) -> None:
+    backend = next((one for one in BACKENDS if one.device == "cpu" and one.library == "onnxruntime"), None)
+    assert backend is not None
+    try:
+        run = backend.open_runner(small_artifact, bench_module._products_graph(), EngineOptions(precision="fp32"))
+    except EngineError as exc:
+        pytest.skip(str(exc))
+    rows = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    matrix = np.random.default_rng(1).normal(0, 64**-0.5, (64, 64)).astype(np.float32)
+    (product,) = run.start({"frame": rows}).result().values()
+    np.testing.assert_allclose(product, rows @ np.linalg.matrix_power(matrix, 4), rtol=1e-2, atol=1e-3)
+
+
+def test_bench_command(one_style: None, small_artifact: Artifact, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "bench.png"
+    words = [str(small_artifact.path), "--size", "tiny", "--size", "64x32", "--device", "cpu", "--seconds", "0.05"]
+    done = runner.invoke(cli_bench.app, [*words, "--json", "--plot", str(plot)])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["engines"]
+    if rows:
+        assert {(row["height"], row["width"]) for row in rows} == {(64, 96), (32, 64)}
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    again = runner.invoke(cli_bench.app, [*words, "--plot", str(plot)])
+    assert again.exit_code == 6
+    assert list(tmp_path.iterdir()) == [plot]
+    table = runner.invoke(cli_bench.app, words)
+    assert "median ms" in table.output
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["nobody"], 3),
+        (["--size", "huge"], 2),
+        (["--size", "0x5"], 2),
+        (["--precision", "fp8"], 2),
+        (["/nowhere/style.onnx"], 3),
+    ],
+)
+def test_bench_mistakes(one_style: None, words: list[str], code: int) -> None:
+    done = runner.invoke(cli_bench.app, words)
+    assert done.exit_code == code, done.output
+
+
+def test_a_plot_that_cannot_be_written(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    with pytest.raises(SinkError, match="cannot write"):
+        cli_bench._plot([], tmp_path / "none" / "x.png", "machine")

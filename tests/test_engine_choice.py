@@ -1,0 +1,190 @@
+"""What is missing, and the command that mends it; nothing falls back in silence."""
+
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from impasto.export.artifact import Artifact
+from impasto.export.to_tensorrt import ShapeRange, cache_key
+from impasto.realtime import engine_onnxruntime, nvidia
+from impasto.realtime.engine import BACKENDS, Backend, EngineOptions, load_engine
+from impasto.realtime.errors import EngineError
+
+
+def backend(library: str, device: str) -> Backend:
+    return next(one for one in BACKENDS if (one.library, one.device) == (library, device))
+
+
+@pytest.fixture
+def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvidia, "driver", lambda: None)
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = nvidia.Card("NVIDIA Test 9000", (9, 0))
+    monkeypatch.setattr(nvidia, "driver", lambda: nvidia.Driver((12, 4), (card,)))
+
+
+class Session:
+    """A session that could not load the provider it was asked for, as ONNX Runtime's do without a word."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
+
+def fake_onnxruntime(monkeypatch: pytest.MonkeyPatch, *providers: str) -> None:
+    fake: Any = SimpleNamespace(
+        InferenceSession=Session,
+        SessionOptions=lambda: SimpleNamespace(),
+        get_available_providers=lambda: list(providers),
+    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+
+
+@pytest.mark.parametrize(
+    ("library", "device", "package", "words"),
+    [
+        ("openvino", "cpu", "openvino", "pip install 'impasto[cpu]'"),
+        ("onnxruntime", "cpu", "onnxruntime", "pip install onnxruntime"),
+        ("onnxruntime", "cuda", "onnxruntime", "pip install 'impasto[gpu]'"),
+        ("tensorrt", "tensorrt", "tensorrt", "pip install 'impasto[tensorrt]'"),
+        ("torch", "torch", "torch", "pip install 'impasto[train]'"),
+    ],
+)
+def test_a_missing_package_names_its_command(
+    monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact, library: str, device: str, package: str, words: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # importing it now fails
+    with pytest.raises(EngineError) as caught:
+        backend(library, device).open(small_artifact, EngineOptions())
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_provider_that_is_not_in_the_package(
+    monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact, driver: None
+) -> None:
+    fake_onnxruntime(monkeypatch, "CPUExecutionProvider")
+    monkeypatch.setattr(engine_onnxruntime, "installed_distributions", lambda: ["onnxruntime"])
+    with pytest.raises(EngineError, match=r"pip uninstall -y .* && pip install 'impasto\[gpu\]'"):
+        load_engine(small_artifact, device="cuda", library="onnxruntime")
+
+
+def test_both_packages_installed(monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact, driver: None) -> None:
+    fake_onnxruntime(monkeypatch, "CPUExecutionProvider")
+    monkeypatch.setattr(engine_onnxruntime, "installed_distributions", lambda: ["onnxruntime-gpu", "onnxruntime"])
+    with pytest.raises(EngineError, match="onnxruntime-gpu and onnxruntime must not both be installed"):
+        load_engine(small_artifact, device="cuda", library="onnxruntime")
+
+
+def test_what_is_left_when_one_of_both_is_uninstalled(
+    monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace())
+    with pytest.raises(EngineError, match="must be whole"):
+        backend("onnxruntime", "cpu").open(small_artifact, EngineOptions())
+
+
+def test_a_provider_that_is_listed_but_does_not_load(
+    monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact, driver: None
+) -> None:
+    fake_onnxruntime(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider")
+    with pytest.raises(EngineError) as caught:
+        load_engine(small_artifact, device="cuda", library="onnxruntime", precision="fp32")
+    text = str(caught.value)
+    assert "CUDAExecutionProvider must load, but it does not" in text
+    assert "NVIDIA Test 9000" in text
+    assert "pip install 'impasto[gpu]'" in text
+
+
+def test_no_driver_is_said_before_packages_are(no_driver: None, small_artifact: Artifact) -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(EngineError, match="no working NVIDIA driver"):
+        load_engine(small_artifact, device="cuda", library="onnxruntime")
+
+
+def test_a_driver_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = nvidia.Driver((11, 8), (nvidia.Card("Old", (7, 5)),))
+    monkeypatch.setattr(nvidia, "driver", lambda: old)
+    assert "too old, CUDA 11.8 where 12.0 is needed" in nvidia.diagnosis()
+    monkeypatch.setattr(nvidia, "driver", lambda: nvidia.Driver((12, 4), ()))
+    assert "no card" in nvidia.diagnosis()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names what other systems lack")
+@pytest.mark.parametrize(("device", "system"), [("directml", "Windows"), ("coreml", "macOS")])
+def test_providers_of_other_systems(small_artifact: Artifact, device: str, system: str) -> None:
+    with pytest.raises(EngineError, match=f"{device} exists on {system} only"):
+        load_engine(small_artifact, device=device)
+
+
+def test_a_precision_that_the_device_has_not(small_artifact: Artifact) -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(EngineError, match="precision must be fp32 with onnxruntime on cpu, got bf16"):
+        load_engine(small_artifact, device="cpu", library="onnxruntime", precision="bf16")
+
+
+def test_an_index_that_does_not_exist(small_artifact: Artifact) -> None:
+    pytest.importorskip("openvino")
+    with pytest.raises(EngineError, match="CPU number 7"):
+        load_engine(small_artifact, device="cpu:7", library="openvino")
+
+
+def test_device_and_library_that_do_not_go_together(small_artifact: Artifact) -> None:
+    with pytest.raises(EngineError, match="must go together"):
+        load_engine(small_artifact, device="coreml", library="openvino")
+
+
+def test_a_tensorrt_engines_name_says_all_that_it_depends_on() -> None:
+    known = {"tensorrt": "10.7.0", "card": "NVIDIA H100 80GB", "driver": "12.4"}
+    key = cache_key("ab" * 32, ShapeRange(), "fp16", **known)
+    for part in ("abababababab", "fp16", "64x64-1280x720-3840x2160-b1", "trt10.7.0", "NVIDIA_H100_80GB", "driver12.4"):
+        assert part in key
+    others = {
+        cache_key("cd" * 32, ShapeRange(), "fp16", **known),
+        cache_key("ab" * 32, ShapeRange(best=(360, 640)), "fp16", **known),
+        cache_key("ab" * 32, ShapeRange(), "fp32", **known),
+        *(cache_key("ab" * 32, ShapeRange(), "fp16", **(known | {name: "other"})) for name in known),
+    }
+    assert len(others | {key}) == 7
+    with pytest.raises(ValueError, match="sizes must rise"):
+        ShapeRange(smallest=(720, 1280), best=(360, 640))
+
+
+def test_a_second_input_reaches_the_network(make_artifact: Callable[..., Artifact]) -> None:
+    """An arbitrary style: every value is the frame's plus the style's three numbers."""
+    nodes = [
+        helper.make_node("Cast", ["frame"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "style"], ["y"]),
+        helper.make_node("Clip", ["y", "low", "high"], ["z"]),
+        helper.make_node("Cast", ["z"], ["stylized"], to=TensorProto.UINT8),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "stylize",
+        [
+            helper.make_tensor_value_info("frame", TensorProto.UINT8, ["n", "h", "w", 3]),
+            helper.make_tensor_value_info("style", TensorProto.FLOAT, ["m", 3]),
+        ],
+        [helper.make_tensor_value_info("stylized", TensorProto.UINT8, ["n", "h", "w", 3])],
+        [helper.make_tensor("low", TensorProto.FLOAT, [], [0.0]), helper.make_tensor("high", 1, [], [255.0])],
+    )
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    artifact = make_artifact(model, kind="arbitrary")
+    frames = np.full((1, 8, 8, 3), 100, np.uint8)
+    engine = load_engine(artifact, device="cpu", precision="fp32")
+    engine.warmup(8, 8)
+    assert np.array_equal(engine(frames), frames)
+    engine.inputs = {"style": np.array([[1, 2, 3]], np.float32)}
+    for _ in range(4):
+        assert np.array_equal(engine(frames), frames + np.array([1, 2, 3], np.uint8))
+    engine.close()
