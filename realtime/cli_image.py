@@ -35,6 +35,7 @@ def image(
         bool, typer.Option("--keep-colors", help="Light from the painting, colours of the photo.")
     ] = False,
     size: Annotated[str | None, typer.Option(help="720p, WxH or 0.5x.")] = None,
+    tile: Annotated[int | None, typer.Option(help="Paint in tiles of this side, exactly but slower; 0 never.")] = None,
     device: Annotated[str, typer.Option(help="auto, or the device that must be used.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
@@ -45,8 +46,8 @@ def image(
     from .options import VideoOptions
 
     options = VideoOptions(
-        style=style, tier=tier, strength=strength, keep_colors=keep_colors, size=size, device=device,
-        precision=precision, overwrite=overwrite,
+        style=style, tier=tier, strength=strength, keep_colors=keep_colors, size=size, tile=tile,
+        device=device, precision=precision, overwrite=overwrite,
     )  # fmt: skip
     with warnings_on_stderr(quiet=quiet):
         code = _paint_all(sources, output, options, quiet=quiet, as_json=as_json)
@@ -84,11 +85,12 @@ def _paint_all(sources: list[Path], output: Path | None, options: "VideoOptions"
 
 
 def _paint_one(source: Path, target: Path, options: "VideoOptions", engines: "Engines") -> None:
-    from .picture_files import check_picture_target, paint_picture, read_picture, write_picture
+    from .picture_files import check_picture_target, paint_picture, read_picture, resized, write_picture
 
     check_picture_target(target, overwrite=options.overwrite)
-    picture = read_picture(source)
-    painted = paint_picture(picture, engines.stylizer(options), size=options.size)
+    picture = resized(read_picture(source), options.size)
+    engines.fit(*picture.data.shape[:2], film=False)
+    painted = paint_picture(picture, engines.stylizer(options))
     write_picture(painted, target, overwrite=options.overwrite)
 
 

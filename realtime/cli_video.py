@@ -58,6 +58,9 @@ def video(
     size: Annotated[
         str | None, typer.Option(rich_help_panel=PART, help="720p, WxH or 0.5x; smaller is faster.")
     ] = None,
+    tile: Annotated[
+        int | None, typer.Option(rich_help_panel=PART, help="Paint in tiles of this side, exactly but slower; 0 never.")
+    ] = None,
     fps: Annotated[
         str | None, typer.Option(rich_help_panel=PART, help="Frames per second, e.g. 24 or 30000/1001; default: kept.")
     ] = None,
@@ -114,7 +117,7 @@ def video(
 
     options = VideoOptions(
         style=style, tier=tier, strength=strength, keep_colors=keep_colors, smooth=smooth, timeline=timeline,
-        device=device, precision=precision, size=size, fps=None if fps is None else parse_fps(fps),
+        device=device, precision=precision, size=size, tile=tile, fps=None if fps is None else parse_fps(fps),
         start=None if start is None else parse_time(start), end=None if end is None else parse_time(end),
         deinterlace=not no_deinterlace, hdr=_choice("hdr", hdr, ("sdr", "keep")), decoder=decoder,
         codec=codec, encoder=encoder, crf=crf, preset=preset,  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from .output_file import check_target
 from .pipeline import Pipeline, Report
 from .segments import Job, Segment, SegmentWriter, join, open_job_folder
 from .verify import read_film
-from .video import Engines, copier_for, identity_of, open_frames, step_for, time_base_of
+from .video import Engines, copier_for, identity_of, open_frames, probe_video, step_for
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,8 @@ def stylize_on_cluster(
     check_container(target.suffix, options.encoding(target.suffix).codec)
     began = time.perf_counter()
     with _connected(address) as ray, Engines(options) as engines:
+        probe = probe_video(source, options)
+        engines.fit(probe.height, probe.width)
         plan = _plan(source, options, engines, options.encoding(target.suffix))
         identity = identity_of(source, options, engines)
         with open_job_folder(
@@ -115,7 +117,7 @@ def _plan(source: str | Path, options: VideoOptions, engines: Engines, encoding:
     plain = replace(options, library=cast(Library, chosen.name), precision=chosen.precision, overwrite=False)
     plain = replace(plain, resume=False, keep_partial=False)
     styles = {style: artifact.read() for style, artifact in engines.artifacts.items()}
-    return _Plan(str(source), plain, styles, time_base_of(source, options), encoding, times)
+    return _Plan(str(source), plain, styles, probe_video(source, options).time_base, encoding, times)
 
 
 def _paint_segments(ray: Any, plan: _Plan, job: Job, *, engine: str) -> Iterator[None]:

@@ -38,6 +38,8 @@ class VideoOptions:
     start: Fraction | None = None
     """Seconds; the part of the input to paint."""
     end: Fraction | None = None
+    tile: int | None = None
+    """Side in pixels of tiles painted with the whole frame's statistics; 0 for one piece, None by the frame's size."""
     deinterlace: bool = True
     hdr: Hdr = "sdr"
     decoder: str | None = None

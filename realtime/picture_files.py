@@ -78,19 +78,25 @@ def read_picture(path: Path) -> StillPicture:
     return StillPicture(cast(Picture, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)), alpha)
 
 
-def paint_picture(picture: StillPicture, stylizer: FilmStylizer, *, size: str | None = None) -> StillPicture:
-    """The painting of a picture, at another size if wanted; transparency stays."""
+def resized(picture: StillPicture, size: str | None) -> StillPicture:
+    """At another size, as `size.parse_size` reads it; None leaves it."""
     import cv2
 
-    data, alpha = picture.data, picture.alpha
-    if size is not None:
-        height, width = parse_size(size, *data.shape[:2])
-        shrinks = height * width < data.shape[0] * data.shape[1]
-        how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-        data = cast(Picture, cv2.resize(data, (width, height), interpolation=how))
-        alpha = None if alpha is None else cast(Alpha, cv2.resize(alpha, (width, height), interpolation=how))
+    if size is None:
+        return picture
+    height, width = parse_size(size, *picture.data.shape[:2])
+    shrinks = height * width < picture.data.shape[0] * picture.data.shape[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    data = cast(Picture, cv2.resize(picture.data, (width, height), interpolation=how))
+    alpha = picture.alpha
+    alpha = None if alpha is None else cast(Alpha, cv2.resize(alpha, (width, height), interpolation=how))
+    return StillPicture(data, alpha)
+
+
+def paint_picture(picture: StillPicture, stylizer: FilmStylizer) -> StillPicture:
+    """The painting of a picture; transparency stays."""
     stylizer.reset()
-    return StillPicture(stylizer(Frame(np.ascontiguousarray(data), Fraction(0))).data, alpha)
+    return StillPicture(stylizer(Frame(np.ascontiguousarray(picture.data), Fraction(0))).data, picture.alpha)
 
 
 def write_picture(picture: StillPicture, path: Path, *, overwrite: bool = False) -> None:

@@ -19,6 +19,9 @@ from .source import Source
 
 FILE_QUEUE_LENGTH = 4
 """Frames that may wait between two stages of a file: enough to hide a slow keyframe, 25 MB at 1080p."""
+LARGE_PIXELS = 2048 * 1152
+LARGE_QUEUE_LENGTH = 2
+"""The same for frames larger than this: 25 MB each at 4K."""
 LIVE_QUEUE_LENGTH = 1
 """A camera cannot wait: one slot, the newest frame wins."""
 
@@ -97,7 +100,8 @@ class Pipeline:
         on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
         live = source.info.live
-        length = LIVE_QUEUE_LENGTH if live else FILE_QUEUE_LENGTH
+        length = FILE_QUEUE_LENGTH if source.info.width * source.info.height <= LARGE_PIXELS else LARGE_QUEUE_LENGTH
+        length = LIVE_QUEUE_LENGTH if live else length
         self._source = source
         self._stylizer = stylizer
         self._sinks = list(sinks)

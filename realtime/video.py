@@ -12,7 +12,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -33,9 +33,11 @@ from .output_file import check_target
 from .pipeline import Pipeline, Progress, Report
 from .segments import Job, SegmentWriter, join, open_job_folder, recorded_identity
 from .sink_file import DEFAULT_TIME_BASE, VideoFileWriter
+from .size import parse_size
 from .source import Source
 from .source_file import VideoFile, open_input, pick_video
 from .stylizer import padded_size
+from .tiles import load_tiled_engine, tile_for
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ KEPT_SUFFIXES = (".mp4", ".mov", ".mkv", ".m4v")
 
 IN_FLIGHT = 2
 """Frames that an engine works on at once; see tests/benchmarks/overlap.py."""
+IN_FLIGHT_PIXELS = 2048 * 1152
+"""Larger frames are painted one at a time: two of 4K take 2.5 GB, one 1.8, and each keeps all cores busy alone."""
 
 HASHED_BYTES = 1 << 20
 """Of the start and of the end of an input: enough to tell two videos apart without reading hours of film."""
@@ -98,6 +102,7 @@ class Engines:
         }
         self._options = options
         self._engines: dict[str, Engine] = {}
+        self._fit: _Fit | None = None
 
     @property
     def name(self) -> str:
@@ -110,8 +115,19 @@ class Engines:
     def info(self) -> EngineInfo:
         return next(iter(self._load().values())).info
 
+    def fit(self, height: int, width: int, *, film: bool = True) -> None:
+        """Choose tiles and frames in flight for a film or picture of this size; loads anew only if that changes."""
+        tile = tile_for(height, width, self._options.tile)
+        many = film and tile is None and not self._options.smooth and height * width <= IN_FLIGHT_PIXELS
+        fit = _Fit(tile, IN_FLIGHT if many else 1)
+        if fit != self._fit:
+            self._close_all()
+            self._fit = fit
+
     def stylizer(self, options: VideoOptions, info: StreamInfo | None = None) -> FilmStylizer:
         """What paints; ready for frames of this size, where it is known."""
+        if info is not None:
+            self.fit(info.height, info.width)
         engines = self._load()
         if info is not None:
             for engine in engines.values():
@@ -131,22 +147,39 @@ class Engines:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close_all()
+
+    def _close_all(self) -> None:
         for engine in self._engines.values():
             engine.close()
         self._engines.clear()
 
     def _load(self) -> Mapping[str, Engine]:
+        fit = self._fit or _Fit(None, 1)
         for style, artifact in self.artifacts.items():
             if style not in self._engines:
-                self._engines[style] = load_engine(
-                    artifact,
-                    device=self._options.device,
-                    precision=self._options.precision,
-                    threads=self._options.threads,
-                    library=self._options.library,
-                    in_flight=1 if self._options.smooth else IN_FLIGHT,
-                )
+                self._engines[style] = _load_engine(artifact, self._options, fit)
         return self._engines
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """How engines are set up for a size of frames."""
+
+    tile: int | None
+    in_flight: int
+
+
+def _load_engine(artifact: Artifact, options: VideoOptions, fit: _Fit) -> Engine:
+    if fit.tile is not None:
+        return load_tiled_engine(
+            artifact, tile=fit.tile, device=options.device, precision=options.precision, library=options.library,
+            threads=options.threads,
+        )  # fmt: skip
+    return load_engine(
+        artifact, device=options.device, precision=options.precision, library=options.library,
+        threads=options.threads, in_flight=fit.in_flight,
+    )  # fmt: skip
 
 
 class VideoJob:
@@ -258,7 +291,9 @@ def open_job(
             return
         check_target(target, overwrite=options.overwrite)
         check_container(target.suffix, encoding.codec)
-        time_base = time_base_of(source, options)
+        probe = probe_video(source, options)
+        time_base = probe.time_base
+        engines.fit(probe.height, probe.width)
         if options.resume and (before := recorded_identity(target)) is not None:
             engines.pin(before["engine"])
         identity = identity_of(source, options, engines)
@@ -308,8 +343,8 @@ def default_output(source: str | Path, style: str, *, folder: Path | None = None
 def identity_of(source: str | Path, options: VideoOptions, engines: Engines) -> dict[str, Any]:
     """What a job's finished segments depend on; a resumed run must agree in all of it."""
     shaping = (
-        "strength", "keep_colors", "smooth", "size", "fps", "start", "end", "deinterlace", "hdr", "codec", "encoder",
-        "crf", "preset", "segment_frames",
+        "strength", "keep_colors", "smooth", "size", "tile", "fps", "start", "end", "deinterlace", "hdr", "codec",
+        "encoder", "crf", "preset", "segment_frames",
     )  # fmt: skip
     return {
         "input": fingerprint(Path(source)) if "://" not in str(source) else str(source),
@@ -321,12 +356,25 @@ def identity_of(source: str | Path, options: VideoOptions, engines: Engines) -> 
     }
 
 
-def time_base_of(source: str | Path, options: VideoOptions) -> Fraction:
-    """Unit of the result's times, known before anything is decoded."""
-    if options.fps is not None:
-        return 1 / options.fps
+@dataclass(frozen=True)
+class Probe:
+    """What is known of a result before anything is decoded."""
+
+    time_base: Fraction
+    height: int
+    width: int
+
+
+def probe_video(source: str | Path, options: VideoOptions) -> Probe:
+    """Look at an input's header. Height and width may be swapped, the turn of a phone stands in the first picture."""
     with open_input(source) as container:
-        return pick_video(container, str(source)).time_base or DEFAULT_TIME_BASE
+        stream = pick_video(container, str(source))
+        context = stream.codec_context
+        height, width = (context.height, context.width) if context is not None else (0, 0)
+        if options.size is not None and height and width:
+            height, width = parse_size(options.size, height, width)
+        time_base = stream.time_base or DEFAULT_TIME_BASE
+    return Probe(time_base if options.fps is None else 1 / options.fps, height, width)
 
 
 def fingerprint(path: Path) -> str:

@@ -1,0 +1,138 @@
+"""`impasto image`: pictures and folders, upright, with transparency; and pictures painted in tiles."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from impasto.export.artifact import Artifact
+from impasto.realtime.errors import SinkError, SourceError
+from impasto.realtime.options import VideoOptions
+from impasto.realtime.picture_files import (
+    StillPicture,
+    find_pictures,
+    paint_picture,
+    picture_targets,
+    read_picture,
+    write_picture,
+)
+from impasto.realtime.tiles import TiledEngine, load_tiled_engine, tile_for
+from impasto.realtime.video import Engines
+
+RUN = "from impasto.realtime.cli import main; main()"
+
+
+def soft(height: int, width: int) -> np.ndarray:
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack([x * 255 // width, y * 255 // height, 200 - (x + y) * 150 // (width + height)], -1).astype(np.uint8)
+
+
+def image(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", RUN, "image", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in ("a.png", "deep/b.jpg"):
+        write_picture(StillPicture(soft(33, 47)), tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").write_text("not a picture")
+    return tmp_path / "in"
+
+
+def test_a_folder_is_painted_as_a_tree_and_done_ones_are_skipped(
+    folder: Path, identity_artifact: Artifact, tmp_path: Path
+) -> None:
+    for state in ("done", "skipped"):
+        done = image(folder, "-o", tmp_path / "out", "--style", identity_artifact.path, "--json")
+        assert done.returncode == 0, done.stderr
+        assert [json.loads(line)["state"] for line in done.stdout.splitlines()] == [state, state]
+    assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")) == [
+        "a.png",
+        "deep/b.jpg",
+    ]
+    np.testing.assert_array_equal(read_picture(tmp_path / "out" / "a.png").data, soft(33, 47))
+
+
+def test_one_picture_goes_beside_itself_and_errors_are_one_line(folder: Path, identity_artifact: Artifact) -> None:
+    assert image(folder / "a.png", "--style", identity_artifact.path).returncode == 0
+    assert (folder / "a.identity.png").is_file()
+    for arguments, code, words in (
+        ([folder / "a.png"], 6, "--overwrite"),
+        ([folder / "missing.png"], 4, "must exist"),
+        ([folder / "a.png", "-o", folder / "x.gif"], 6, "must end in"),
+    ):
+        done = image(*arguments, "--style", identity_artifact.path)
+        assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+        assert words in done.stderr
+
+
+def test_pictures_come_upright_and_keep_their_transparency(tmp_path: Path) -> None:
+    picture, alpha = soft(20, 30), np.tile(np.arange(30, dtype=np.uint8) * 8, (20, 1))
+    write_picture(StillPicture(picture, alpha), tmp_path / "a.png")
+    back = read_picture(tmp_path / "a.png")
+    np.testing.assert_array_equal(back.data, picture)
+    np.testing.assert_array_equal(back.alpha, alpha)
+    # An EXIF block that says: turn by 90 degrees clockwise to see it upright.
+    _, jpeg = cv2.imencode(".jpg", picture)
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    data = jpeg.tobytes()
+    (tmp_path / "b.jpg").write_bytes(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:])
+    assert read_picture(tmp_path / "b.jpg").data.shape == (30, 20, 3)
+
+
+def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG but not really")
+    (tmp_path / "b.png").touch()
+    for name in ("a.png", "b.png"):
+        with pytest.raises(SourceError, match="not a picture"):
+            read_picture(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="got none"):
+        find_pictures([tmp_path / "empty"])
+    with pytest.raises(SinkError, match="--overwrite"):
+        write_picture(StillPicture(soft(8, 8)), tmp_path / "a.png")
+
+
+def test_targets() -> None:
+    found = [(Path("in/a.png"), Path("a.png")), (Path("in/d/b.bmp"), Path("d/b.bmp"))]
+    beside = [target for _, target in picture_targets(found, None, "mosaic", is_folder=False)]
+    assert beside == [Path("in/a.mosaic.png"), Path("in/d/b.mosaic.png")]
+    tree = [target for _, target in picture_targets(found, Path("out"), "mosaic", is_folder=True)]
+    assert tree == [Path("out/a.png"), Path("out/d/b.png")]
+
+
+def test_tiles_show_no_seams(small_artifact: Artifact) -> None:
+    """At most 1/255 from the picture painted in one piece, with a thumbnail's statistics far away."""
+    picture = soft(300, 420)
+    picture[:100] = 250  # one corner unlike the rest: a tile's own statistics would be wrong
+    options = VideoOptions(style=str(small_artifact.path), library="onnxruntime", precision="fp32", tile=0)
+    with Engines(options) as engines:
+        engines.fit(*picture.shape[:2], film=False)
+        whole = paint_picture(StillPicture(picture), engines.stylizer(options)).data
+    options = VideoOptions(style=str(small_artifact.path), library="onnxruntime", precision="fp32", tile=256)
+    with Engines(options) as engines:
+        engines.fit(*picture.shape[:2], film=False)
+        assert isinstance(next(iter(engines._load().values())), TiledEngine)
+        tiled = paint_picture(StillPicture(picture), engines.stylizer(options)).data
+    assert whole.std() > 5
+    assert np.abs(whole.astype(int) - tiled).max() <= 1
+
+
+def test_huge_frames_are_tiled_by_themselves(caplog: pytest.LogCaptureFixture) -> None:
+    assert tile_for(2160, 3840, None) is None
+    assert tile_for(4320, 7680, None) == 1024
+    assert "--tile 0" in caplog.text
+    assert tile_for(4320, 7680, 0) is None
+    assert tile_for(100, 100, 512) == 512
+
+
+def test_a_tile_too_small_is_refused(small_artifact: Artifact, make_artifact: Callable[..., Artifact]) -> None:
+    with pytest.raises(ValueError, match="tile must be"):
+        load_tiled_engine(small_artifact, tile=16, library="onnxruntime")
