@@ -273,14 +273,18 @@ def _list_by_library() -> list[CameraInfo]:
     import av
 
     driver = "dshow" if sys.platform == "win32" else "avfoundation"
+    enumerate_devices = getattr(av, "enumerate_input_devices", None)
+    if enumerate_devices is None:
+        raise SourceError("listing cameras needs a newer PyAV: pip install -U av")
     try:
-        devices = av.enumerate_input_devices(driver)
+        devices = enumerate_devices(driver)
     except (ValueError, OSError) as exc:
         raise SourceError(f"cameras cannot be listed through {driver}: {exc}") from exc
     cameras: list[CameraInfo] = []
     for device in devices:
-        if "video" not in (device.media_types or ["video"]) or "screen" in device.description.lower():
+        if "video" not in (device.media_types or ["video"]) or device.description.startswith("Capture screen"):
             continue
-        path = f"video={device.name}" if driver == "dshow" else device.description
+        # What av.open takes: DirectShow wants the kind before the name, AVFoundation the sound after the number.
+        path = f"video={device.name}" if driver == "dshow" else f"{device.name}:none"
         cameras.append(CameraInfo(len(cameras), device.description, path, note="modes are found when it is opened"))
     return cameras

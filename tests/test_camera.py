@@ -67,6 +67,29 @@ def test_a_camera_that_is_not_there_is_told_with_those_that_are() -> None:
         parse_input("77")
 
 
+@pytest.mark.parametrize(
+    ("platform", "devices", "paths"),
+    [
+        ("win32", [("@device_pnp_1", "HD Webcam", ["video"]), ("@device_cm_2", "Microphone", ["audio"])],
+         ["video=@device_pnp_1"]),
+        ("darwin", [("0", "FaceTime HD", ["video"]), ("1", "Capture screen 0", ["video"]), ("0", "Mic", ["audio"])],
+         ["0:none"]),
+    ],
+)  # fmt: skip
+def test_cameras_of_other_systems(monkeypatch: pytest.MonkeyPatch, platform: str, devices: list, paths: list) -> None:
+    """What FFmpeg lists there; no such system here, so its answer is made up after PyAV's own documentation."""
+    from av.device import DeviceInfo
+
+    from impasto.realtime import camera
+
+    answer = [DeviceInfo(name, description, False, kinds) for name, description, kinds in devices]
+    monkeypatch.setattr(camera.sys, "platform", platform)
+    monkeypatch.setattr("av.enumerate_input_devices", lambda driver: answer)
+    assert [c.path for c in camera.list_cameras()] == paths
+    request = camera.parse_input(devices[0][1].split()[0].lower())
+    assert (request.kind, request.address) == ("camera", paths[0])
+
+
 def test_every_fault_says_what_to_do() -> None:
     seen = {CaptureFault(fault_of_errno(code, was_live=False)).sentence("camera 0") for code in (2, 13, 16, 22, 110)}
     assert len(seen) == 5  # absent, denied, busy, wrong mode and frozen are told apart
