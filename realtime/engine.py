@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ import numpy.typing as npt
 from ..export.artifact import Artifact, Precision, load_artifact, quantized_path
 from ..export.parity import PSNR_FLOOR_DB, Candidate, Paint
 from .errors import ArtifactError, EngineError
+
+if TYPE_CHECKING:
+    from .engine_takeover import TakeoverEngine
 
 __all__ = [
     "BACKENDS",
@@ -48,7 +51,7 @@ Tensors = Mapping[str, npt.NDArray[Any]]
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt", "directml", "coreml", "torch", "intel-gpu"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16", "int8"]
-Build = Literal["wait", "never"]
+Build = Literal["background", "wait", "never"]
 Library = Literal["openvino", "onnxruntime", "tensorrt", "torch"]
 Hardware = Literal["gpu", "torch", "cpu"]
 """Tried in this order by auto; torch takes seconds to import, so its card comes after every other way to a card."""
@@ -101,7 +104,9 @@ class EngineOptions:
     in_flight: int = 1
     """Frames that `PictureEngine.submit` works on at once: 1 for the least delay, more for the most frames a second."""
     build: Build = "wait"
-    """Whether to build what takes minutes (TensorRT) or to use it only if it is there."""
+    """Whether to wait for an engine that takes minutes to build (TensorRT) or to use it only if it is there."""
+    cancelled: Callable[[], bool] = lambda: False
+    """Asked while such an engine is built."""
 
 
 class Pending(Protocol):
@@ -264,9 +269,9 @@ def load_engine(
     library: Library | None = None,
     threads: int = 0,
     in_flight: int = 1,
-    build: Build = "wait",
+    build: Build = "background",
     on_choice: Callable[[str], None] = lambda line: None,
-) -> PictureEngine:
+) -> "PictureEngine | TakeoverEngine":
     """A style, ready to paint.
 
     Args:
@@ -277,7 +282,8 @@ def load_engine(
         library: narrows the choice to one library.
         threads: threads of a CPU engine; 0 for the library's own choice.
         in_flight: batches that `submit` works on at once: 1 for the least delay, more for the most frames a second.
-        build: whether an engine that takes minutes to build is waited for.
+        build: what to do where TensorRT is named and its engine has not been built yet, which takes minutes:
+            paint with another engine until it is there, wait for it, or fail.
         on_choice: gets one line that names what was chosen and why.
 
     Raises:
@@ -292,6 +298,10 @@ def load_engine(
         raise ValueError(f"threads must be 0 or more and in_flight 1 or more, got {threads} and {in_flight}")
     if not isinstance(artifact, Artifact):
         artifact = load_artifact(artifact)
+    if kind == "tensorrt" and library in (None, "tensorrt") and build == "background":
+        from .engine_takeover import open_tensorrt
+
+        return open_tensorrt(artifact, index=index, precision=wanted, on_choice=on_choice)
     options = EngineOptions(index=index, precision=wanted, threads=threads, in_flight=in_flight, build=build)
     backends = [b for b in BACKENDS if kind in ("auto", b.device) and library in (None, b.library)]
     if not backends:

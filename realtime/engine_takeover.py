@@ -3,18 +3,55 @@
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 
-from ..export.artifact import Precision
+from ..export.artifact import Artifact, Precision
 from ..export.parity import PSNR_FLOOR_DB, compare
-from .engine import Batch, Engine, EngineInfo
-from .errors import ImpastoError
+from .engine import (
+    BACKENDS,
+    Batch,
+    Done,
+    Engine,
+    EngineInfo,
+    EngineOptions,
+    PendingPicture,
+    PictureEngine,
+    PrecisionChoice,
+    load_engine,
+)
+from .errors import EngineError, ImpastoError
 
 logger = logging.getLogger(__name__)
 
 DIFFERENT_ENGINES_DB: float = PSNR_FLOOR_DB["fp16"]
 """Two engines that both passed their gates may differ by as much as the coarser of them from PyTorch."""
+
+
+def open_tensorrt(
+    artifact: Artifact, *, index: int, precision: PrecisionChoice, on_choice: Callable[[str], None]
+) -> "PictureEngine | TakeoverEngine":
+    """TensorRT where its engine has been built; else the best other engine, and TensorRT as soon as it is built.
+
+    Raises:
+        EngineError: TensorRT cannot run here at all.
+    """
+    from . import engine_tensorrt
+
+    engine_tensorrt.precisions("tensorrt", index)  # what is missing is said now, not when the build fails
+    device = f"tensorrt:{index}"
+    with suppress(EngineError):
+        return load_engine(
+            artifact, device=device, precision=precision, library="tensorrt", build="never", on_choice=on_choice
+        )
+    first = load_engine(artifact, on_choice=lambda line: on_choice(f"until TensorRT's engine is built, {line}"))
+
+    def build(cancelled: Callable[[], bool]) -> Engine:
+        backend = next(backend for backend in BACKENDS if backend.library == "tensorrt")
+        return backend.open(artifact, EngineOptions(index, precision, build="wait", cancelled=cancelled))
+
+    return TakeoverEngine(first, build, on_change=on_choice)
 
 
 class TakeoverEngine:
@@ -23,6 +60,8 @@ class TakeoverEngine:
     The better engine is opened in a thread of this object, which `close` joins. Before it takes over it paints the
     frame at hand beside the first one; pictures that differ by more than the floor of fp16 keep the first engine.
     """
+
+    in_flight = 1
 
     def __init__(
         self,
@@ -59,6 +98,10 @@ class TakeoverEngine:
             return self._engine(frames)
         self._ready.clear()
         return self._change(frames)
+
+    def submit(self, frames: Batch) -> PendingPicture:
+        """As `PictureEngine.submit`, one at a time."""
+        return PendingPicture(Done({"stylized": self(frames)}))
 
     def warmup(self, height: int, width: int) -> None:
         self._engine.warmup(height, width)

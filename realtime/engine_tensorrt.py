@@ -28,10 +28,10 @@ def open_runner(
     """The graph's engine from the cache, built first if it is not there and may be."""
     path = engine_path(graph, precision, options.index)
     if not path.is_file():
-        if options.build == "never":
+        if options.build != "wait":
             raise EngineError(f"no TensorRT engine has been built for it yet: impasto export tensorrt {artifact.path}")
         try:
-            build_engine(graph, precision, ShapeRange(), path, on_progress=logger.info)
+            build_engine(graph, precision, ShapeRange(), path, on_progress=logger.info, cancelled=options.cancelled)
         except ArtifactError as exc:
             raise EngineError(str(exc)) from exc
     return TensorRtRunner(path, precision, options)

@@ -6,7 +6,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from impasto.realtime.engine import Batch, EngineInfo
+from impasto.export.artifact import Artifact
+from impasto.realtime import engine as engine_module
+from impasto.realtime import engine_tensorrt
+from impasto.realtime.engine import Batch, EngineInfo, EngineOptions
 from impasto.realtime.engine_takeover import TakeoverEngine
 from impasto.realtime.errors import EngineError
 
@@ -115,3 +118,52 @@ def test_closing_before_the_change_closes_both(lines: list[str]) -> None:
     wait_until_built(engine)
     engine.close()
     assert (first.closed, better.closed) == (1, 1)
+
+
+def test_tensorrt_that_is_not_built_yet_paints_at_once(
+    monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact, lines: list[str]
+) -> None:
+    """TensorRT itself is simulated: its engine is another one that appears after a while."""
+    go = threading.Event()
+    real = next(b for b in engine_module.BACKENDS if (b.library, b.device) == ("openvino", "cpu"))
+    try:
+        real.precisions()
+    except EngineError as exc:
+        pytest.skip(str(exc))
+
+    def open_tensorrt(self: object, artifact: Artifact, options: EngineOptions) -> object:
+        if self.library != "tensorrt":  # type: ignore[attr-defined]
+            return really_open(self, artifact, options)
+        if options.build == "never":
+            raise EngineError("not built yet")
+        while not go.wait(0.005):
+            if options.cancelled():
+                raise EngineError("cancelled")
+        return really_open(real, artifact, EngineOptions(precision="fp32"))
+
+    really_open = engine_module.Backend.open
+    monkeypatch.setattr(engine_module.Backend, "open", open_tensorrt)
+    monkeypatch.setattr(engine_tensorrt, "precisions", lambda device, index: ("fp16", "fp32"))
+    engine = engine_module.load_engine(small_artifact, device="tensorrt", on_choice=lines.append)
+    assert isinstance(engine, TakeoverEngine)
+    assert lines[0].startswith("until TensorRT's engine is built, ")
+    frames = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    engine(frames)
+    go.set()
+    wait_until_built(engine)
+    engine.submit(frames).result()
+    assert lines[1].startswith("now openvino on CPU in fp32")
+    engine.close()
+
+    go.clear()
+    waiting = engine_module.load_engine(small_artifact, device="tensorrt")
+    waiting.close()  # joins the build
+
+
+def test_tensorrt_that_cannot_run_is_said_at_once(monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact) -> None:
+    def missing(device: str, index: int) -> tuple[str, ...]:
+        raise EngineError("TensorRT must be installed")
+
+    monkeypatch.setattr(engine_tensorrt, "precisions", missing)
+    with pytest.raises(EngineError, match="TensorRT must be installed"):
+        engine_module.load_engine(small_artifact, device="tensorrt")
