@@ -149,6 +149,7 @@ class StreamCopier:
         self._pending: Packet[Stream] | None = None
         self._packets: Iterator[Packet[Stream]] = iter(())
         self._finished = False
+        self._refused = 0
 
     @property
     def tags(self) -> set[str]:
@@ -182,6 +183,8 @@ class StreamCopier:
             self._mux(output, packet.stream_index, packet)
         if seconds is None and not self._finished:
             self._finished = True
+            if self._refused:
+                logger.warning("%d damaged packets of sound or subtitles left out", self._refused)
             for index in self._routes:
                 self._mux(output, index, None)
 
@@ -228,7 +231,11 @@ class StreamCopier:
                 moved = round(self._span.shift / ready.time_base)
                 ready.pts = None if ready.pts is None else ready.pts - moved
                 ready.dts = None if ready.dts is None else ready.dts - moved
-            output.mux_one(ready)
+            try:
+                output.mux_one(ready)
+            except av.error.ArgumentError:
+                # Times that run backwards: this packet is damaged, the file goes on.
+                self._refused += 1
 
     def _next(self) -> "Packet[Stream] | None":
         packet, self._pending = self._pending, None
