@@ -81,7 +81,8 @@ class OnnxRuntimeRunner:
             raise EngineError(f"{provider} must load, but it does not: {_why(device, None)}")
         name = "CPU" if device == "cpu" else f"{device.upper()}:{options.index}"
         self.info = EngineInfo("onnxruntime", name, precision)
-        self._bound = _Bound(onnxruntime, self._session, options.index) if device in ("cuda", "tensorrt") else None
+        on_card = device in ("cuda", "tensorrt")
+        self._bound = Bound(onnxruntime, self._session, "cuda", options.index) if on_card else None
 
     def start(self, inputs: Tensors) -> Done:
         if self._session is None:
@@ -102,11 +103,12 @@ class OnnxRuntimeRunner:
         self._session = self._bound = None
 
 
-class _Bound:
+class Bound:
     """Inputs and outputs in device memory, allocated once per size: one copy in, one copy out."""
 
-    def __init__(self, onnxruntime: Any, session: Any, index: int) -> None:
-        self._ort, self._session, self._index = onnxruntime, session, index
+    def __init__(self, onnxruntime: Any, session: Any, memory: str, index: int) -> None:
+        """`memory` is where the buffers lie: cuda, or cpu to try the same without a card."""
+        self._ort, self._session, self._memory, self._index = onnxruntime, session, memory, index
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._inputs: dict[str, Any] = {}
         self._painted: Any = None
@@ -127,17 +129,17 @@ class _Bound:
         self._binding = self._session.io_binding()
         for name, array in inputs.items():
             self._inputs[name] = self._ort.OrtValue.ortvalue_from_shape_and_type(
-                array.shape, array.dtype, "cuda", self._index
+                array.shape, array.dtype, self._memory, self._index
             )
             self._binding.bind_ortvalue_input(name, self._inputs[name])
         for output in self._session.get_outputs():
             if output.name == "stylized":
                 self._painted = self._ort.OrtValue.ortvalue_from_shape_and_type(
-                    inputs["frame"].shape, np.uint8, "cuda", self._index
+                    inputs["frame"].shape, np.uint8, self._memory, self._index
                 )
                 self._binding.bind_ortvalue_output(output.name, self._painted)
             else:
-                self._binding.bind_output(output.name, "cuda", self._index)
+                self._binding.bind_output(output.name, self._memory, self._index)
 
 
 def _library(device: Device) -> Any:

@@ -188,3 +188,15 @@ def test_a_second_input_reaches_the_network(make_artifact: Callable[..., Artifac
     for _ in range(4):
         assert np.array_equal(engine(frames), frames + np.array([1, 2, 3], np.uint8))
     engine.close()
+
+
+def test_bound_buffers_follow_the_size(small_artifact: Artifact) -> None:
+    """What a card gets, with buffers in the processor's memory."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(small_artifact.read(), providers=["CPUExecutionProvider"])
+    bound = engine_onnxruntime.Bound(onnxruntime, session, "cpu", 0)
+    rng = np.random.default_rng(0)
+    for shape in ((1, 32, 48, 3), (1, 32, 48, 3), (2, 64, 32, 3), (1, 32, 48, 3)):
+        frames = rng.integers(0, 256, shape, dtype=np.uint8)
+        (wanted,) = session.run(None, {"frame": frames})
+        assert np.array_equal(bound.run({"frame": frames})["stylized"], wanted)
