@@ -208,7 +208,7 @@ def _check(painted: PaintedSegment, plan: _Plan, number: int, engine: str) -> No
     """The same frames by the same arithmetic as on one machine, or none."""
     length = plan.options.segment_length
     expected = plan.times[number * length : (number + 1) * length]
-    if [pts * plan.time_base for pts, _ in painted.segment.times] != expected:
+    if [int(pts) * plan.time_base for pts in painted.segment.times[:, 0]] != expected:
         raise SourceError(f"{plan.source} must be undamaged for a cluster: paint it without --cluster")
     if painted.engine != engine:
         raise EngineError(

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -26,6 +26,10 @@ LIVE_QUEUE_LENGTH = 1
 """A camera cannot wait: one slot, the newest frame wins."""
 
 Stage = Literal["decode", "stylize", "encode"]
+
+
+KEPT_TIMES = 10_000
+"""A stage's last so many times are kept for the report: a film may have a million."""
 
 
 class Step(Protocol):
@@ -111,7 +115,8 @@ class Pipeline:
         self._asked_to_stop = False
         self._failure: BaseException | None = None
         self._lock = threading.Lock()
-        self._times: dict[Stage, list[float]] = {"decode": [], "stylize": [], "encode": []}
+        stages: tuple[Stage, ...] = get_args(Stage)
+        self._times: dict[Stage, deque[float]] = {stage: deque(maxlen=KEPT_TIMES) for stage in stages}
         self._frames_in = self._frames_out = 0
 
     def stop(self, *, drain: bool = True) -> None:

@@ -1,8 +1,9 @@
 """Long jobs as closed segments: what is finished survives any end of the program, and `--resume` goes on from there.
 
-A job's folder stands beside its output. Every segment is a small Matroska file that starts with a key frame; the
-manifest names the finished ones with their frames' times. The joined film is the same whether it was painted in one
-go or in twenty, because segments begin at the same frames and their encoders know nothing of one another.
+A job's folder stands beside its output. Its manifest says what the job depends on. Every segment is a small Matroska
+file that starts with a key frame, and a note beside it with its frames' times makes it finished. The joined film is
+the same whether it was painted in one go or in twenty, because segments begin at the same frames and their encoders
+know nothing of one another.
 """
 
 import json
@@ -11,13 +12,16 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
 import av
+import numpy as np
+import numpy.typing as npt
 from av.packet import Packet
 from av.video.stream import VideoStream
 
@@ -33,20 +37,24 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
+NOTE_SUFFIX = ".json"
 SEGMENT_FRAMES = 120
 """4 to 5 seconds: what a kill costs at most, for 1 to 2 % more bytes in key frames."""
 SEGMENT_RATE = Fraction(25)
 """Segments count frames at this rate; the real times stand in the manifest."""
 
 
-@dataclass(frozen=True)
+Times = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
 class Segment:
     """A finished piece of the film."""
 
     name: str
     """File in the job's folder."""
-    times: list[tuple[int, int]]
-    """pts and duration of every frame in ticks of the job's time base, in presentation order."""
+    times: Times
+    """(N, 2) int64: pts and duration of every frame in ticks of the job's time base, in presentation order."""
     delay: int
     """Packets that decoding runs ahead of showing."""
     whole: bool = True
@@ -69,32 +77,23 @@ class Job:
     @property
     def times(self) -> list[Fraction]:
         """Of every frame that is done, in seconds."""
-        return [pts * self.time_base for segment in self.segments for pts, _ in segment.times]
+        return [int(pts) * self.time_base for segment in self.segments for pts in segment.times[:, 0]]
 
     @property
     def last_pts(self) -> Fraction | None:
         """Time of the last frame that is done."""
-        return self.segments[-1].times[-1][0] * self.time_base if self.segments else None
+        return int(self.segments[-1].times[-1, 0]) * self.time_base if self.segments else None
 
     def add(self, segment: Segment) -> None:
+        """Note a segment as finished; its file lies in the folder already."""
+        note = {"times": segment.times.tolist(), "delay": segment.delay, "whole": segment.whole}
+        _write_json(self.folder / f"{segment.name}{NOTE_SUFFIX}", note)
         self.segments.append(segment)
-        self.save()
 
     def save(self) -> None:
-        text = json.dumps(
-            {
-                "version": MANIFEST_VERSION,
-                "identity": self.identity,
-                "time_base": str(self.time_base),
-                "segments": [asdict(segment) for segment in self.segments],
-            }
-        )
-        part = self.folder / f"{MANIFEST}.part"
-        with part.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, self.folder / MANIFEST)
+        """Write the manifest."""
+        manifest = {"version": MANIFEST_VERSION, "identity": self.identity, "time_base": str(self.time_base)}
+        _write_json(self.folder / MANIFEST, manifest)
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -232,7 +231,7 @@ class _OpenSegment:
         self._stack.close()
         with self._path.open("rb") as file:
             os.fsync(file.fileno())
-        return Segment(self._path.name, self.times, self._delay or 0, whole)
+        return Segment(self._path.name, np.array(self.times, np.int64), self._delay or 0, whole)
 
     def abandon(self, error: BaseException) -> None:
         self._stack.__exit__(type(error), error, error.__traceback__)
@@ -264,7 +263,7 @@ def join(job: Job, target: Path, info: StreamInfo, *, copier: StreamCopier | Non
                     video = piece.streams.video[0]
                     if stream is None:
                         stream = _declare(file, video, info, job.time_base, copier)
-                    for pts, duration in segment.times:
+                    for pts, duration in segment.times.tolist():
                         clock.add(pts, duration)
                     for packet in piece.demux(video):
                         if packet.pts is None:
@@ -299,10 +298,6 @@ def _load(folder: Path, identity: dict[str, Any], time_base: Fraction) -> Job:
         if data["version"] != MANIFEST_VERSION:
             raise ValueError(f"version must be {MANIFEST_VERSION}, got {data['version']}")
         found = cast(dict[str, Any], data["identity"])
-        segments = [
-            Segment(s["name"], [(int(a), int(b)) for a, b in s["times"]], s["delay"], s["whole"])
-            for s in data["segments"]
-        ]
     except (ValueError, KeyError, TypeError) as exc:
         raise SinkError(f"{folder / MANIFEST} must be a job's manifest: {exc}; --overwrite starts anew") from exc
     wanted = json.loads(json.dumps(identity))
@@ -312,11 +307,38 @@ def _load(folder: Path, identity: dict[str, Any], time_base: Fraction) -> Job:
                 f"{key} must be as before to resume, got {wanted.get(key)} after {found.get(key)}; "
                 "--overwrite starts anew"
             )
-    whole = [s for s in segments if s.whole and (folder / s.name).is_file()]
-    kept = [s for n, s in enumerate(whole) if Path(s.name).stem == f"{n:05d}"]
-    for stray in set(folder.iterdir()) - {folder / s.name for s in kept} - {folder / MANIFEST, folder / "lock"}:
+    segments = list(_finished(folder))
+    kept = {folder / segment.name for segment in segments} | {folder / f"{s.name}{NOTE_SUFFIX}" for s in segments}
+    for stray in set(folder.iterdir()) - kept - {folder / MANIFEST, folder / "lock"}:
         stray.unlink(missing_ok=True)
-    return Job(folder, identity, time_base, kept)
+    return Job(folder, identity, time_base, segments)
+
+
+def _finished(folder: Path) -> Iterator[Segment]:
+    """Whole segments from the first on, up to the first that is missing, cut short or noted in part."""
+    for number in count():
+        note = next(iter(folder.glob(f"{number:05d}.*{NOTE_SUFFIX}")), None)
+        if note is None:
+            return
+        try:
+            data = json.loads(note.read_text())
+            times = np.array(data["times"], np.int64).reshape(-1, 2)
+            segment = Segment(note.name.removesuffix(NOTE_SUFFIX), times, int(data["delay"]), bool(data["whole"]))
+        except (ValueError, KeyError, TypeError):
+            return
+        if not segment.whole or not len(times) or not (folder / segment.name).is_file():
+            return
+        yield segment
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    """In one step and down to the disk: after a power cut it is there whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w") as file:
+        file.write(json.dumps(data))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
 
 
 @contextmanager

@@ -94,8 +94,8 @@ def stopped(clip: Path, identity_artifact: Artifact, tmp_path: Path) -> Path:
 
 
 def test_a_failure_keeps_finished_segments(stopped: Path, clip: Path, identity_artifact: Artifact) -> None:
-    manifest = json.loads((job_folder(stopped) / MANIFEST).read_text())
-    assert [len(segment["times"]) for segment in manifest["segments"]] == [20, 20, 20]
+    notes = [json.loads(path.read_text()) for path in sorted(job_folder(stopped).glob("0*.json"))]
+    assert [len(note["times"]) for note in notes] == [20, 20, 20]
     report = stylize_video(clip, stopped, style=identity_artifact.path, segment_frames=20, resume=True)
     assert report.frames_out == 100
     assert verify(clip, stopped) == []
@@ -140,6 +140,13 @@ def test_a_damaged_manifest_is_one_clear_line(stopped: Path, clip: Path, identit
     (job_folder(stopped) / MANIFEST).write_text('{"version": 1, "ident')
     with pytest.raises(SinkError, match="manifest"):
         stylize_video(clip, stopped, style=identity_artifact.path, resume=True)
+
+
+def test_a_damaged_note_costs_its_segment_only(stopped: Path, clip: Path, identity_artifact: Artifact) -> None:
+    (job_folder(stopped) / "00001.mkv.json").write_text('{"times": [[0')
+    report = stylize_video(clip, stopped, style=identity_artifact.path, segment_frames=20, resume=True)
+    assert report.frames_out == 140
+    assert verify(clip, stopped) == []
 
 
 def test_two_runs_for_one_output_are_refused(stopped: Path, clip: Path, identity_artifact: Artifact) -> None:
