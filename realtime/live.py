@@ -67,6 +67,8 @@ class LiveStatus:
     latency: LatencySummary
     """From capture to painted, over the last seconds."""
     outputs: tuple[OutputStatus, ...]
+    budget_ms: float | None
+    """What the latency is kept under, or None."""
     problem: str
     """Why there is no painted picture, or ""."""
 
@@ -230,6 +232,7 @@ class LiveSession:
             idle=self._idle,
             latency=self.meter.recent(),
             outputs=tuple(output.status for output in self._outputs),
+            budget_ms=None if self._governor is None else self._governor.budget_ms,
             problem=self._problem,
         )
 

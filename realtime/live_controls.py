@@ -216,6 +216,7 @@ class LiveControls:
             },
             "idle": status.idle,
             "latency": asdict(status.latency),
+            "budget_ms": status.budget_ms,
             "outputs": [asdict(output) for output in status.outputs],
             "recording": None if recording is None else {
                 "name": recording[0].name, "state": recording[1].state, "message": recording[1].message,
