@@ -40,6 +40,7 @@ __all__ = [
     "check_batch",
     "load_engine",
     "proof_candidates",
+    "run_once",
 ]
 
 logger = logging.getLogger(__name__)
@@ -327,6 +328,26 @@ def _versions(artifact: Artifact, backend: Backend, wanted: PrecisionChoice) -> 
     if quantized.metadata.precision != "int8" or quantized.metadata.training != artifact.metadata.training:
         raise ArtifactError(f"{path} must be the int8 version of {artifact.path.name}, got another style: remove it")
     return [quantized] if wanted == "int8" else [artifact, quantized]
+
+
+def run_once(artifact: Artifact, inputs: Tensors) -> Tensors:
+    """Outputs of an artifact's graph, in fp32 on the processor: for a style encoder, once per painting.
+
+    Raises:
+        EngineError: no engine for the processor is installed.
+    """
+    failures = []
+    for backend in (backend for backend in BACKENDS if backend.device == "cpu"):
+        try:
+            runner = backend.open_runner(artifact, artifact.read(), EngineOptions(precision="fp32"))
+        except EngineError as exc:
+            failures.append(str(exc))
+            continue
+        try:
+            return runner.start(inputs).result()
+        finally:
+            runner.close()
+    raise EngineError("; ".join(failures))
 
 
 def choose_precision(artifact: Artifact, options: EngineOptions, able: Sequence[Precision], *, where: str) -> Precision:

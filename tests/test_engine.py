@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 
 import numpy as np
 import onnx
@@ -24,6 +25,8 @@ from impasto.realtime.engine import (
     parse_device,
 )
 from impasto.realtime.errors import ArtifactError, EngineError
+from impasto.realtime.frame import Frame
+from impasto.realtime.stylizer import Stylizer
 
 
 def installed() -> Iterator[pytest.param]:
@@ -233,6 +236,24 @@ def test_two_engines_in_two_threads(opened: Callable[..., Engine], backend: Back
     for thread in threads:
         thread.join()
     assert not faults
+
+
+@every_engine
+def test_smallest_and_largest_sizes(opened: Callable[..., Engine], backend: Backend, precision: Precision) -> None:
+    engine = opened(backend, precision)
+    for height, width in ((64, 64), (2160, 3840)):
+        frame = noise(1, height, width, 3)
+        assert engine(frame).shape == frame.shape
+
+
+@every_engine
+@pytest.mark.parametrize("size", [(65, 67), (1, 1), (3, 200)], ids=str)
+def test_odd_sizes_through_the_stylizer(
+    opened: Callable[..., Engine], backend: Backend, precision: Precision, size: tuple[int, int]
+) -> None:
+    stylizer = Stylizer(opened(backend, precision))
+    frame = Frame(noise(1, *size, 3)[0], Fraction(0))
+    assert stylizer(frame).data.shape == (*size, 3)
 
 
 @every_engine

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from impasto.export.artifact import Artifact
 from impasto.export.to_tensorrt import ShapeRange, cache_key
 from impasto.realtime import engine_onnxruntime, nvidia
-from impasto.realtime.engine import BACKENDS, Backend, EngineOptions, load_engine
+from impasto.realtime.engine import BACKENDS, Backend, EngineOptions, load_engine, run_once
 from impasto.realtime.errors import EngineError
 
 
@@ -188,6 +188,28 @@ def test_a_second_input_reaches_the_network(make_artifact: Callable[..., Artifac
     for _ in range(4):
         assert np.array_equal(engine(frames), frames + np.array([1, 2, 3], np.uint8))
     engine.close()
+
+
+def test_a_style_encoder_runs_once_and_does_not_paint(make_artifact: Callable[..., Artifact]) -> None:
+    """Here a painting's style is the mean of each channel."""
+    nodes = [
+        helper.make_node("Cast", ["frame"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["x", "axes"], ["style"], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "encode",
+        [helper.make_tensor_value_info("frame", TensorProto.UINT8, ["n", "h", "w", 3])],
+        [helper.make_tensor_value_info("style", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    artifact = make_artifact(model, kind="style-encoder")
+    painting = np.random.default_rng(0).integers(0, 256, (1, 40, 30, 3), dtype=np.uint8)
+    style = run_once(artifact, {"frame": painting})["style"]
+    np.testing.assert_allclose(style, painting.mean((1, 2)), rtol=1e-4)
+    with pytest.raises(EngineError, match="must be a style that paints"):
+        load_engine(artifact)
 
 
 def test_bound_buffers_follow_the_size(small_artifact: Artifact) -> None:
