@@ -319,8 +319,8 @@ class FakeEngine:
 
     stride = 1
 
-    def __init__(self, name: str) -> None:
-        self.info = EngineInfo(name, "fake", "fp32")
+    def __init__(self, name: str, precision: Precision = "fp32") -> None:
+        self.info = EngineInfo(name, "fake", precision)
         self.closed = False
 
     def __call__(self, frames: Batch) -> Batch:
@@ -364,6 +364,15 @@ def test_auto_keeps_the_fastest_and_closes_the_others(choose: Callable[..., tupl
     assert engine is fast
     assert (slow.closed, fast.closed, last.closed) == (True, False, True)
     assert lines == ["10 on fake in fp32: 10.0 ms for 640x360 (20 on fake in fp32 20.0 ms, 30 on fake in fp32 30.0 ms)"]
+
+
+@pytest.mark.parametrize(("int8_ms", "chosen"), [("9", "int8"), ("11", "bf16")])
+def test_int8_is_chosen_unasked_only_where_it_gains_much(
+    choose: Callable[..., tuple[Engine, list[str]]], int8_ms: str, chosen: str
+) -> None:
+    engines = [FakeEngine("15", "bf16"), FakeEngine(int8_ms, "int8")]
+    engine, _ = choose([FakeBackend("openvino", "cpu", "cpu", engine) for engine in engines])
+    assert engine.info.precision == chosen
 
 
 def test_auto_does_not_try_processors_when_a_graphics_card_works(
