@@ -48,6 +48,7 @@ from .panel_guard import (
     Refused,
     Role,
     content_security_policy,
+    reachable_address,
 )
 
 logger = logging.getLogger(__name__)
@@ -104,17 +105,17 @@ class Panel:
     @property
     def control_url(self) -> str:
         """The panel, for the user's browser."""
-        return f"http://{self._shown_host()}:{self._port}/?token={self._guard.control_token}"
+        return f"{self._base_url}/?token={self._guard.control_token}"
 
     @property
     def output_url(self) -> str:
         """The painted picture alone, for OBS' browser source."""
-        return f"http://{self._shown_host()}:{self._port}/output?token={self._guard.view_token}"
+        return f"{self._base_url}/output?token={self._guard.view_token}"
 
     @property
     def mjpeg_url(self) -> str:
         """The painted picture alone, for players."""
-        return f"http://{self._shown_host()}:{self._port}/output.mjpeg?token={self._guard.view_token}"
+        return f"{self._base_url}/output.mjpeg?token={self._guard.view_token}"
 
     def attach(self, controls: LiveControls) -> None:
         """Give the panel the run it controls; until then it answers 503."""
@@ -132,8 +133,9 @@ class Panel:
         self._loop.call_soon_threadsafe(self._finish.set)
         self._thread.join(5.0)
 
-    def _shown_host(self) -> str:
-        return "127.0.0.1" if self._address in ("0.0.0.0", "::", "") else self._address
+    @property
+    def _base_url(self) -> str:
+        return f"http://{reachable_address(self._address)}:{self._port}"
 
     # The server
 

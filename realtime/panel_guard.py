@@ -14,6 +14,7 @@ import hmac
 import os
 import re
 import secrets
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,13 +101,26 @@ def _same(given: str, right: str) -> bool:
 
 
 def allowed_hosts(address: str, port: int, extra: Iterable[str] = ()) -> frozenset[str]:
-    """Host headers for a server on `address`: the loopback names always, the address itself, and what is named."""
-    names = {"127.0.0.1", "localhost", "[::1]"}
-    if address not in ("0.0.0.0", "::", ""):
-        names.add(f"[{address}]" if ":" in address else address)
+    """Host headers for a server on `address`: the loopback names always, the address itself, and what is named.
+
+    A server on all addresses answers to this machine's own number as well: numbers cannot be rebound as names can.
+    """
+    names = {"127.0.0.1", "localhost", "[::1]", reachable_address(address)}
     hosts = {f"{name.lower()}:{port}" for name in names}
     hosts |= {name.lower() if re.search(r":\d+$", name) else f"{name.lower()}:{port}" for name in extra}
     return frozenset(hosts)
+
+
+def reachable_address(address: str) -> str:
+    """What others type to reach a server on `address`; this machine's own address where it listens on all."""
+    if address in ("0.0.0.0", "::", ""):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(("192.0.2.1", 9))  # sends nothing: it only asks which way out there is (RFC 5737)
+                return str(probe.getsockname()[0])
+            except OSError:
+                return "127.0.0.1"
+    return f"[{address}]" if ":" in address else address
 
 
 def new_token() -> str:

@@ -27,6 +27,7 @@ from impasto.realtime.panel_guard import (  # noqa: E402
     Refused,
     allowed_hosts,
     kept_token,
+    reachable_address,
 )
 
 from .live_helpers import CAMERA_VALUE, FakeEngine, FakeFeed, Gallery, wait_until  # noqa: E402
@@ -75,6 +76,13 @@ def test_our_own_names_are_let_in(host: str) -> None:
 def test_another_site_is_refused_whatever_token_it_has(header: str, value: str) -> None:
     assert ask(**(GOOD | {header: value})) == 403
     assert ask("GET", **(GOOD | {header: value})) == 403
+
+
+def test_a_server_on_all_addresses_answers_to_its_own_number_and_to_no_name() -> None:
+    hosts = allowed_hosts("0.0.0.0", 8420)
+    assert f"{reachable_address('0.0.0.0')}:8420" in hosts
+    assert all(host.split(":")[0].replace(".", "").isdigit() for host in hosts if host[0] not in "l[")
+    assert "0.0.0.0:8420" not in hosts
 
 
 def test_a_link_opens_the_page_and_nothing_else() -> None:
