@@ -140,6 +140,8 @@ def load_artifact(path: Path | str) -> Artifact:
         _check_model(model, metadata)
     except ArtifactError as exc:
         raise ArtifactError(f"{path} must be a safe artifact: {exc}") from exc
+    except (TypeError, UnicodeError) as exc:  # protobuf hands over text that is no UTF-8 as bytes
+        raise ArtifactError(f"{path} must be a safe artifact, but it has a damaged name") from exc
     return Artifact(path=path, metadata=metadata, sha256=hashlib.sha256(data).hexdigest())
 
 

@@ -264,6 +264,13 @@ def test_an_output_of_another_size(sealed: Callable[[onnx.ModelProto], Path], mo
     assert "stylized must have the frame's size" in refused(sealed(model))
 
 
+def test_names_that_are_no_text(tmp_path: Path, model: onnx.ModelProto) -> None:
+    body = seal(model, METADATA)[: -len(artifact_module._digest_entry(b""))].replace(b"frame", b"fr\xffme")
+    path = tmp_path / "a.onnx"
+    path.write_bytes(body + artifact_module._digest_entry(body))
+    assert "damaged name" in refused(path)
+
+
 def test_a_file_beyond_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact) -> None:
     monkeypatch.setattr(artifact_module, "MAX_BYTES", 1000)
     with pytest.raises(ArtifactError, match="at most"):
