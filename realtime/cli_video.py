@@ -237,7 +237,7 @@ def print_table(outcomes: list[Outcome]) -> None:
     table = Table("input", "result", "frames", "frames/s", "output or reason")
     for o in outcomes:
         last = o.note if o.state in ("failed", "skipped") else o.target
-        table.add_row(o.source, o.state, str(o.frames or ""), f"{o.fps:.1f}" if o.fps else "", last)
+        table.add_row(Path(o.source).name, o.state, str(o.frames or ""), f"{o.fps:.1f}" if o.fps else "", last)
     Console().print(table)
 
 

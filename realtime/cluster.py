@@ -152,7 +152,7 @@ def paint_segment(plan: _Plan, number: int, threads: int) -> PaintedSegment:
         tempfile.TemporaryDirectory(prefix="impasto-") as folder,
         open_frames(plan.source, options, after=after) as (_, frames),
     ):
-        job = Job(Path(folder), {}, plan.time_base)
+        job = Job(Path(folder), {}, plan.time_base, Path(folder))
         stylizer = engines.stylizer(options, frames.info)
         step = step_for(stylizer, plan.source, options, plan.times[:first])
         with SegmentWriter(job, frames.info, plan.encoding, frames=len(wanted)) as writer:

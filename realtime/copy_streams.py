@@ -165,6 +165,7 @@ class StreamCopier:
                 self._add_route(stream, output)
             elif stream.type == "data" and stream.codec_context is not None:
                 logger.warning("data stream %d left out", stream.index)
+        self._tag_video(output)
         output.metadata.update(kept_tags(self._container.metadata))
         self._copy_chapters(output)
         if self._side_channel is not None:
@@ -199,6 +200,15 @@ class StreamCopier:
         route.target.metadata.update(kept_tags(stream.metadata))
         route.target.disposition = stream.disposition
         self._routes[stream.index] = route
+
+    def _tag_video(self, output: OutputContainer) -> None:
+        """The picture's own language, title, time code and disposition."""
+        for stream in self._container.streams.video:
+            if not _is_cover(stream) and output.streams.video:
+                tags = {k: v for k, v in kept_tags(stream.metadata).items() if k.lower() != "rotate"}
+                output.streams.video[0].metadata.update(tags)
+                output.streams.video[0].disposition = stream.disposition
+                return
 
     def _attach_file(self, stream: AttachmentStream, output: OutputContainer) -> None:
         name = stream.metadata.get("filename", f"attachment-{stream.index}")

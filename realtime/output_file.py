@@ -123,7 +123,7 @@ def write_failure(path: Path | None, exc: BaseException) -> SinkError:
     name = path or "standard output"
     number = getattr(exc, "errno", None)
     if number == errno.ENOSPC:
-        return SinkError(f"the disk must have room for {name}, got a full one; free some and start again")
+        return SinkError(f"the disk must have room for {name}, got a full one; free some, then go on with --resume")
     if number == errno.EPIPE:
         return SinkError(f"{name} was closed by its reader")
     if path is not None and not path.parent.is_dir():

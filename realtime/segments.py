@@ -68,6 +68,8 @@ class Job:
     folder: Path
     identity: dict[str, Any]
     time_base: Fraction
+    target: Path
+    """The output that it is for."""
     segments: list[Segment] = field(default_factory=list)
 
     @property
@@ -140,11 +142,11 @@ def _begin(
 ) -> Job:
     if any(folder.glob("0*.m??")) and (folder / MANIFEST).is_file():
         if resume:
-            return _load(folder, identity, time_base)
+            return _load(folder, target, identity, time_base)
         if not overwrite:
             raise SinkError(f"{target} was begun before: --resume goes on with it, --overwrite starts it anew")
     _clear(folder)
-    job = Job(folder, identity, time_base)
+    job = Job(folder, identity, time_base, target)
     job.save()
     return job
 
@@ -172,7 +174,7 @@ class SegmentWriter:
             if len(self._open.times) == self._length:
                 self._close_segment()
         except (av.FFmpegError, OSError) as exc:
-            raise write_failure(self._job.folder, exc) from exc
+            raise write_failure(self._job.target, exc) from exc
 
     def __enter__(self) -> Self:
         return self
@@ -191,7 +193,7 @@ class SegmentWriter:
         try:
             self._close_segment(whole=self.whole)
         except (av.FFmpegError, OSError) as exc:
-            raise write_failure(self._job.folder, exc) from exc
+            raise write_failure(self._job.target, exc) from exc
 
     def _close_segment(self, *, whole: bool = True) -> None:
         if self._open is None:
@@ -292,7 +294,7 @@ def _declare(
     return stream
 
 
-def _load(folder: Path, identity: dict[str, Any], time_base: Fraction) -> Job:
+def _load(folder: Path, target: Path, identity: dict[str, Any], time_base: Fraction) -> Job:
     try:
         data = json.loads((folder / MANIFEST).read_text())
         if data["version"] != MANIFEST_VERSION:
@@ -311,7 +313,7 @@ def _load(folder: Path, identity: dict[str, Any], time_base: Fraction) -> Job:
     kept = {folder / segment.name for segment in segments} | {folder / f"{s.name}{NOTE_SUFFIX}" for s in segments}
     for stray in set(folder.iterdir()) - kept - {folder / MANIFEST, folder / "lock"}:
         stray.unlink(missing_ok=True)
-    return Job(folder, identity, time_base, segments)
+    return Job(folder, identity, time_base, target, segments)
 
 
 def _finished(folder: Path) -> Iterator[Segment]:

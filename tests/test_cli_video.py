@@ -1,5 +1,6 @@
 """The command line of `stylize-video`: what it prints and the exit code, through a real process."""
 
+import json
 import os
 import signal
 import subprocess
@@ -75,6 +76,49 @@ def test_errors_are_one_line_and_an_exit_code(
     if code != 2:
         assert done.stderr.count("\n") == 1
     assert sorted(os.listdir(tmp_path)) == ["NOTES.onnx", "there.mp4"]
+
+
+def test_many_inputs_go_on_after_a_failure_and_skip_what_is_done(
+    make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path
+) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(make_clip().read_bytes())
+    (tmp_path / "broken.mp4").write_text("nothing to see here")
+    (tmp_path / "out").mkdir()
+    arguments = [tmp_path / "a.mp4", tmp_path / "br*.mp4", tmp_path / "b.mp4", "-o", tmp_path / "out"]
+    done = stylize(*arguments, "--style", identity_artifact.path, "--preview", tmp_path / "still.jpg")
+    assert done.returncode == 4
+    assert done.stderr.count("error:") == 1
+    rows = [line.split("│")[1:4] for line in done.stdout.splitlines() if line.startswith("│")]
+    states = [(name.strip(), state.strip()) for name, state, _ in rows if name.strip()]
+    assert states == [("a.mp4", "done"), ("broken.mp4", "failed"), ("b.mp4", "done")]
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.identity.mp4", "b.identity.mp4"]
+    assert (tmp_path / "still.jpg").read_bytes()[:2] == b"\xff\xd8"
+    again = stylize(
+        *arguments[:1], tmp_path / "b.mp4", "-o", tmp_path / "out", "--style", identity_artifact.path, "--json"
+    )
+    assert again.returncode == 0
+    assert [json.loads(line)["state"] for line in again.stdout.splitlines()] == ["skipped", "skipped"]
+
+
+def test_on_a_terminal_there_is_a_bar(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
+    pty = pytest.importorskip("pty")
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-c", RUN, make_clip(), "-o", tmp_path / "out.mp4", "--style", identity_artifact.path]
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=follower, env={**os.environ, "TERM": "xterm"}
+    )  # fmt: skip
+    os.close(follower)
+    seen = b""
+    try:
+        while chunk := os.read(leader, 4096):
+            seen += chunk
+    except OSError:
+        pass  # how Linux says that the other side is closed
+    os.close(leader)
+    assert process.wait(30) == 0
+    assert b"/12 frames" in seen
+    assert b"real time" in seen
 
 
 def test_ctrl_c_keeps_what_is_painted_for_resume(

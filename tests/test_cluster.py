@@ -51,9 +51,7 @@ def test_a_worker_killed_midway_changes_nothing(
             killed.set()
             cluster.remove_node(cluster.workers[0], allow_graceful=False)
 
-    report = stylize_on_cluster(
-        clip, tmp_path / "many.mp4", options, address=cluster.address, on_progress=kill
-    )
+    report = stylize_on_cluster(clip, tmp_path / "many.mp4", options, address=cluster.address, on_progress=kill)
     assert killed.is_set()
     assert report.frames_out == 240
     assert verify(clip, tmp_path / "many.mp4") == []

@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
@@ -154,3 +157,25 @@ class TestPipes:
         done = subprocess.run(list(map(str, command)), input=clip.read_bytes(), capture_output=True, timeout=60)
         assert done.returncode == 0, done.stderr.decode()
         assert verify(clip, tmp_path / "out.mkv") == []
+
+
+def test_network_inputs(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
+    clip = make_clip(sound=True)
+    handler = partial(QuietHandler, directory=str(clip.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/{clip.name}"
+            stylize_video(url, tmp_path / "out.mp4", style=identity_artifact.path)
+            with pytest.raises(SourceError, match="cannot be opened|not a video|must exist"):
+                stylize_video(f"{url}.missing", tmp_path / "none.mp4", style=identity_artifact.path)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert verify(clip, tmp_path / "out.mp4") == []
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""

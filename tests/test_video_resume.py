@@ -172,6 +172,25 @@ def test_keep_partial_joins_what_is_finished(clip: Path, identity_artifact: Arti
     assert not (tmp_path / "out.mp4").exists()
 
 
+def test_a_full_disk_keeps_finished_segments(
+    clip: Path, identity_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fifth segment goes to /dev/full: every write there fails for lack of room, as FFmpeg sees it."""
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    out = tmp_path / "out.mp4"
+
+    def fill(progress: Progress) -> None:
+        if progress.frames_out == 79:
+            monkeypatch.setattr("secrets.token_hex", lambda count: "full")
+            (job_folder(out) / ".00004.mkv.full.part").symlink_to("/dev/full")
+
+    with pytest.raises(SinkError, match=r"disk must have room for .*out.mp4.*--resume"):
+        stylize_video(clip, out, style=identity_artifact.path, segment_frames=20, on_progress=fill)
+    monkeypatch.undo()
+    assert len(list(job_folder(out).glob("0*.json"))) == 4
+
+
 def test_an_output_folder_that_goes_away_is_one_clear_line(
     clip: Path, identity_artifact: Artifact, tmp_path: Path
 ) -> None:
