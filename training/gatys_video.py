@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -19,6 +20,7 @@ from .data import Picture
 from .errors import TrainingError
 from .gatys import Iterate, StyleImage, paint, resize
 from .gatys_config import GatysConfig
+from .gatys_masks import SOFTNESS
 from .keyframes import INDEX, Keyframe
 from .loss_network import LossNetwork
 from .sheets import write_picture
@@ -116,7 +118,11 @@ def paint_keyframes(
 def _moved(last: Picture, frame: FilmFrame, motion: Motion) -> Picture:
     """The last keyframe where it can be followed, the frame itself elsewhere."""
     moved, trusted = motion.carry(last)
-    return np.where(trusted[:, :, None], moved, frame.picture)
+    # Inwards only: what cannot be trusted must not show through. A hard edge would stay visible in the painting.
+    radius = max(1, round(SOFTNESS * max(trusted.shape)))
+    inner = cv2.erode(trusted.astype(np.float32), np.ones((4 * radius + 1, 4 * radius + 1)), borderValue=1.0)
+    share = cv2.GaussianBlur(inner, (0, 0), radius)[:, :, None] * trusted[:, :, None]
+    return np.asarray(np.rint(share * moved + (1 - share) * frame.picture), dtype=np.uint8)
 
 
 def _paint_one(
