@@ -1,0 +1,352 @@
+"""`impasto stability`: how much a painted film flickers, beside the film itself. Imports what is heavy once it runs."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .cli_common import Command
+from .errors import SinkError
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .frame import Frame, Picture
+    from .source import Source
+    from .stability import ClipResult, Contestant, TrueMotion
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+INPUT = "input"
+NAIVE_KEPT = 0.8
+"""Share of the last picture in the naive average: flickers about as little as `--smooth 0.9`, without its masks."""
+
+
+@app.command(cls=Command)
+def stability(
+    clips: Annotated[list[Path], typer.Argument(metavar="CLIP...", help="Videos, or folders of numbered pictures.")],
+    style: Annotated[list[str], typer.Option("--style", "-s", help="Style or artifact; may be repeated.")] = ["mosaic"],  # noqa: B006 (typer)
+    tier: Annotated[str | None, typer.Option(help="fast or quality.")] = None,
+    smooth: Annotated[float, typer.Option(min=0.0, max=1.0, help="Also smoothed by so much; 0 leaves it out.")] = 0.5,
+    naive: Annotated[bool, typer.Option("--naive", help="Also by a plain average over time, which ghosts.")] = False,
+    carried: Annotated[
+        bool, typer.Option("--carried", help="Also with normalisation statistics averaged over time, and frozen.")
+    ] = False,
+    frames: Annotated[int, typer.Option(min=2, help="Only the first so many of each clip.")] = 100,
+    size: Annotated[str | None, typer.Option(help="Of videos: 720p, WxH or 0.5x.")] = None,
+    pattern: Annotated[str, typer.Option(help="Which pictures of a folder are its frames.")] = "*",
+    flow: Annotated[
+        Path | None, typer.Option(help="Folder of ground truth for a folder of pictures: flow_NNNN.npz or .flo.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the errors over time into this picture.")] = None,
+    render: Annotated[Path | None, typer.Option(help="Write all of them side by side as a video; one clip.")] = None,
+    device: Annotated[str, typer.Option(help="auto, or the device that must be used.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Every figure as JSON.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
+) -> None:
+    """Measure flicker: the warping error between frames, near and far, beside that of the input itself."""
+    from .engine import load_engine
+    from .video import find_artifact
+
+    if render is not None and len(clips) != 1:
+        raise ValueError(f"render must be of one clip, got {len(clips)}")
+    if len(set(style)) != len(style):
+        raise ValueError(f"style must be named once each, got {', '.join(style)}")
+    for target in (plot, render):
+        if target is not None and target.exists() and not overwrite:
+            raise SinkError(f"output must not exist yet, got {target}; --overwrite replaces it")
+    with ExitStack() as stack:
+        engines: dict[str, Engine] = {}
+        carriers: dict[str, list[tuple[str, Engine]]] = {}
+        for name in style:
+            path = find_artifact(name, tier)
+            engines[path.stem if name == str(path) else name] = engine = load_engine(
+                path, device=device, precision=precision
+            )
+            stack.callback(engine.close)
+            if carried:
+                carriers[path.stem if name == str(path) else name] = extra = _carrying(path, engine)
+                for _, carrier in extra:
+                    stack.callback(carrier.close)
+        results = []
+        for clip in clips:
+            with _open(clip, size, pattern) as source:
+                job = _ClipJob(clip, source, _contestants(engines, carriers, smooth, naive=naive), frames)
+                results.append(job.run(_truth(flow, source), render, overwrite=overwrite))
+    if plot is not None:
+        _plot(results, plot)
+    print(json.dumps([_as_json(result) for result in results], indent=1) if as_json else "", end="")
+    if not as_json:
+        _print_tables(results)
+
+
+@dataclass(frozen=True)
+class _ClipJob:
+    clip: Path
+    source: "Source"
+    contestants: "Sequence[Contestant]"
+    frames: int
+
+    def run(self, truth: "Callable[[int], TrueMotion | None]", render: Path | None, *, overwrite: bool) -> "ClipResult":
+        from .stability import measure
+
+        painted = islice(iter(self.source), self.frames)
+        if render is None:
+            return measure(self.clip.name, painted, self.contestants, true_motion=truth)
+        from .sink_file import VideoFileWriter
+
+        with VideoFileWriter(render, _wide(self.source, len(self.contestants)), overwrite=overwrite) as writer:
+
+            def show(frame: "Frame", pictures: "Mapping[str, Picture]") -> None:
+                writer.write(_side_by_side(frame, pictures))
+
+            return measure(self.clip.name, painted, self.contestants, true_motion=truth, on_frame=show)
+
+
+@dataclass
+class _Once:
+    """A style that several contestants begin with: each frame is painted once."""
+
+    paint: "Callable[[Frame], Picture]"
+    _frame: "Frame | None" = None
+    _painted: "list[Picture]" = field(default_factory=list)
+
+    def __call__(self, frame: "Frame") -> "Picture":
+        if frame is not self._frame:
+            self._frame, self._painted = frame, [self.paint(frame)]
+        return self._painted[0]
+
+
+def _contestants(
+    engines: "Mapping[str, Engine]",
+    carriers: "Mapping[str, list[tuple[str, Engine]]]",
+    smooth: float,
+    *,
+    naive: bool,
+) -> "list[Contestant]":
+    from .stability import Contestant
+
+    found = [Contestant(INPUT, lambda frame: frame.data)]
+    for name, engine in engines.items():
+        once = _Once(_painter(engine))
+        found.append(Contestant(name, once))
+        if naive:
+            found.append(Contestant(f"{name} + naive average", _naively(once), after=name))
+        if smooth:
+            found.append(Contestant(f"{name} + smooth {smooth:g}", _smoothly(once, smooth), after=name))
+        found += [Contestant(f"{name} + {kind}", _painter(carrier)) for kind, carrier in carriers.get(name, [])]
+    return found
+
+
+def _painter(engine: "Engine") -> "Callable[[Frame], Picture]":
+    from .stylizer import Stylizer
+
+    if hasattr(engine, "reset"):
+        engine.reset()
+    stylizer = Stylizer(engine)
+    return lambda frame: stylizer(frame).data
+
+
+def _smoothly(once: _Once, amount: float) -> "Callable[[Frame], Picture]":
+    from .smoothing import Smoother
+
+    smoother = Smoother(amount)
+    return lambda frame: smoother(frame.data, once(frame))
+
+
+def _naively(once: _Once) -> "Callable[[Frame], Picture]":
+    from .stability import NaiveAverage
+
+    average = NaiveAverage(NAIVE_KEPT)
+    return lambda frame: average(once(frame))
+
+
+def _carrying(path: Path, engine: "Engine") -> "list[tuple[str, Engine]]":
+    """The style with statistics averaged over time, and with those of the first frame."""
+    from ..export.artifact import load_artifact
+    from .engine import BACKENDS, EngineOptions
+    from .engine_statistics import CarriedEngine, StatisticsEngine
+    from .errors import EngineError
+
+    on_cpu = engine.info.device.upper().startswith("CPU")
+    backend = next((b for b in BACKENDS if b.library == engine.info.name and (b.hardware == "cpu") == on_cpu), None)
+    if backend is None:
+        raise EngineError(f"carried statistics need another engine than {engine.info}")
+    options, artifact = EngineOptions(), load_artifact(path)
+    return [
+        (kind, CarriedEngine(StatisticsEngine(artifact, backend, options), memory_frames=memory))
+        for kind, memory in (("carried", 24.0), ("frozen", math.inf))
+    ]
+
+
+@contextmanager
+def _open(clip: Path, size: str | None, pattern: str) -> "Iterator[Source]":
+    from .source_file import VideoFile
+    from .stability import PictureFolder
+
+    if clip.is_dir():
+        yield PictureFolder(clip, pattern)
+        return
+    with VideoFile(clip, size=size) as video:
+        yield video
+
+
+def _truth(folder: Path | None, source: "Source") -> "Callable[[int], TrueMotion | None]":
+    from .stability import PictureFolder, true_motion_from
+
+    if folder is None:
+        return lambda number: None
+    if not isinstance(source, PictureFolder):
+        raise ValueError(f"flow must go with a folder of pictures, got {folder} with a video")
+    return true_motion_from(folder, source.numbers)
+
+
+def _print_tables(results: "Sequence[ClipResult]") -> None:
+    from rich.console import Console
+
+    # A table in a file or a pipe must not wrap at the 80 columns that are assumed there.
+    console = Console() if Console().is_terminal else Console(width=_WIDTH)
+    for result in results:
+        title = f"{result.clip}: {result.frames} frames, {result.cuts} cuts, {result.followed:.0%} of pixels followed"
+        console.print(_table(title, {name: _figures(result, name) for name in result.contestants}))
+    if len(results) > 1:
+        means = {
+            name: {key: _mean([_figures(result, name)[key] for result in results]) for key in _COLUMNS}
+            for name in results[0].contestants
+        }
+        console.print(_table(f"mean of {len(results)} clips", means))
+    console.print(_LEGEND, highlight=False)
+
+
+_WIDTH = 110
+_LEGEND = (
+    "E: warping error between neighbouring frames; far: over 10 frames; true: by ground-truth motion. var Y: variance\n"
+    "of the mean luminance, pulse: its change from frame to frame, of 255. ms: per frame, nothing side by side."
+)
+
+
+_COLUMNS = {
+    "error": "E ×10⁻³",
+    "far": "E far",
+    "true": "E true",
+    "variance": "var Y",
+    "pulse": "pulse",
+    "cost": "ms",
+}
+
+
+def _figures(result: "ClipResult", name: str) -> dict[str, float]:
+    from .stability import mean_error
+
+    found = result.contestants[name]
+    return {
+        "error": mean_error(found.near) * 1e3,
+        "far": mean_error(found.far) * 1e3,
+        "true": mean_error(found.true) * 1e3,
+        "variance": found.luminance_variance,
+        "pulse": found.pulse,
+        "cost": found.cost_ms,
+    }
+
+
+def _table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Any:
+    from rich.table import Table
+
+    used = [key for key in _COLUMNS if any(not math.isnan(row[key]) for row in rows.values())]
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for key in used:
+        table.add_column(_COLUMNS[key], justify="right")
+    table.add_column("× input", justify="right")
+    table.add_column("× plain", justify="right")
+    for name, row in rows.items():
+        plain = rows[name.partition(" + ")[0]]
+        cells = [f"{row[key]:.1f}" if key == "cost" else f"{row[key]:.3f}" for key in used]
+        against = [
+            _ratio(row["error"], rows[INPUT]["error"]),
+            "" if row is plain else _ratio(row["error"], plain["error"]),
+        ]
+        table.add_row(name, *cells, *against)
+    return table
+
+
+def _ratio(a: float, b: float) -> str:
+    return f"{a / b:.2f}" if b else "-"
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _as_json(result: "ClipResult") -> dict[str, Any]:
+    return {
+        "clip": result.clip,
+        "frames": result.frames,
+        "cuts": result.cuts,
+        "followed": result.followed,
+        "contestants": {
+            name: {
+                **{key: None if math.isnan(value) else value for key, value in _figures(result, name).items()},
+                "over_time": [[pair.seconds, pair.error] for pair in found.near],
+            }
+            for name, found in result.contestants.items()
+        },
+    }
+
+
+def _plot(results: "Sequence[ClipResult]", target: Path) -> None:
+    try:
+        import matplotlib
+    except ImportError as exc:
+        raise SinkError("a plot needs matplotlib: pip install 'impasto[train]'") from exc
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(len(results), 1, figsize=(10, 3.2 * len(results)), squeeze=False)
+    for axis, result in zip(axes[:, 0], results, strict=True):
+        for name, found in result.contestants.items():
+            style = {"color": "0.5", "linestyle": "--"} if name == INPUT else {}
+            axis.plot([p.seconds for p in found.near], [p.error * 1e3 for p in found.near], label=name, lw=1.2, **style)
+        axis.set(title=result.clip, xlabel="seconds", ylabel="E × 10⁻³", yscale="log")
+        axis.legend(fontsize=8, loc="upper right")
+    figure.tight_layout()
+    part = target.with_name(f".{target.stem}.part{target.suffix}")
+    try:
+        figure.savefig(part, dpi=110)
+        part.replace(target)
+    except (OSError, ValueError) as exc:
+        raise SinkError(f"{target} cannot be written: {exc}") from exc
+    finally:
+        pyplot.close(figure)
+        part.unlink(missing_ok=True)
+
+
+def _wide(source: "Source", columns: int) -> Any:
+    from dataclasses import replace
+
+    return replace(source.info, width=source.info.width * columns, num_frames=None)
+
+
+def _side_by_side(frame: "Frame", pictures: "Mapping[str, Picture]") -> "Frame":
+    """All pictures in a row, each with its name."""
+    import cv2
+    import numpy as np
+
+    from .frame import Frame
+
+    columns = []
+    for name, picture in pictures.items():
+        labelled = picture.copy()
+        scale = max(0.4, picture.shape[0] / 900)
+        at = (round(12 * scale), round(30 * scale))
+        for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+            cv2.putText(labelled, name, at, cv2.FONT_HERSHEY_SIMPLEX, scale, color, round(thickness * scale + 0.5), 16)
+        columns.append(labelled)
+    return Frame(np.ascontiguousarray(np.hstack(columns)), frame.pts, frame.duration)
