@@ -197,12 +197,7 @@ class _Run:
         from .video import open_job
 
         if self._cluster is not None:
-            from .cluster import stylize_on_cluster
-
-            report = stylize_on_cluster(
-                source, target, self._options, address=self._cluster, on_progress=display.update_count
-            )
-            return Outcome(source, str(target), "done", 0, report.frames_out, report.seconds, report.fps)
+            return self._paint_on_cluster(source, target, self._cluster, engines, display)
         with open_job(source, target, self._options, engines, on_progress=display.update) as job:
             display.start(source, job.info, job.engine_info, frames_before=job.frames_before)
             with _stop_on_interrupt(job.stop):
@@ -213,6 +208,18 @@ class _Run:
             return Outcome(
                 source, str(target), "stopped", EXIT_INTERRUPTED, report.frames_out, report.seconds, report.fps, note
             )
+
+    def _paint_on_cluster(
+        self, source: str, target: Path, address: str, engines: "Engines", display: "Display"
+    ) -> Outcome:
+        from .cluster import stylize_on_cluster
+        from .video import open_frames
+
+        with open_frames(source, self._options, after=None) as (_, frames):
+            engines.fit(frames.info.height, frames.info.width)
+            display.start(source, frames.info, engines.info)
+        report = stylize_on_cluster(source, target, self._options, address=address, on_progress=display.update_count)
+        return Outcome(source, str(target), "done", 0, report.frames_out, report.seconds, report.fps)
 
     def _target(self, source: str, engines: "Engines") -> Path:
         from .video import default_output
