@@ -240,6 +240,13 @@ def test_masks_that_do_not_fit_are_refused(tiny):
         paint(photo, [StyleImage(blobs(1))], tiny, SMALL, content_mask=mask)
 
 
+def test_a_region_that_vanishes_is_named(tiny):
+    photo, mask = blobs(0, 960, 960), np.zeros((960, 960, 3), np.uint8)
+    mask[500:504, 500:505] = (255, 0, 0)
+    with pytest.raises(TrainingError, match=r"mask's #ff0000 \(red\) region must be larger: nothing is left"):
+        paint(photo, [StyleImage(photo, mask=mask)], tiny, replace(SMALL, size=64), content_mask=mask)
+
+
 def test_luminance_mode_keeps_the_photographs_chroma(tiny):
     photo = blobs(0)
     small = cv2.resize(photo, (96, 72), interpolation=cv2.INTER_AREA)
