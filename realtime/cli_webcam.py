@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .capture import CameraFeed, FeedStatus
     from .live import LiveSession
     from .live_controls import LiveControls
+    from .live_engine import FirstStyle
     from .live_output import OpenSink, OutputStatus
     from .live_settings import LiveSettings
     from .live_styles import StyleShelf
@@ -102,7 +103,7 @@ def webcam(
     device: Annotated[str, typer.Option(help="auto, or the device that must be used.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
     wait: Annotated[bool, typer.Option("--wait", help="If the camera is not there yet, wait for it.")] = False,
-    seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after so long.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop so long after the first painting.")] = None,
     time_code: Annotated[
         bool, typer.Option("--time-code", help="Paint a machine-readable clock, for measuring.")
     ] = False,
@@ -222,18 +223,22 @@ class _Run:
 
     def run(self) -> bool:
         """True if Ctrl-C ended it."""
+        from .live_engine import FirstStyle
+
         options = self._options
         shelf = self._shelf()
         settings = self._settings(shelf)
         with ExitStack() as stack:
             stack.enter_context(self._signals())
-            panel = stack.enter_context(self._panel()) if options.panel else None
             feed = self._feed(options.source)
             stack.callback(feed.close)
+            panel = stack.enter_context(self._panel()) if options.panel else None
+            first = FirstStyle(shelf.open, settings.style, settings.tier)
+            stack.callback(first.close)
             info = self._first_picture(feed)
             if info is None:
                 return self._interrupted
-            session = self._session = self._make_session(feed, info, shelf, settings)
+            session = self._session = self._make_session(feed, info, first, settings)
             if panel is not None:
                 session.add_output(panel.hub)
                 session.add_output(panel.webrtc)
@@ -255,32 +260,25 @@ class _Run:
     # Building
 
     def _shelf(self) -> "StyleShelf":
-        from .engine import load_engine
+        from .live_engine import LiveEngines
         from .live_styles import StyleShelf
 
-        style = str(self._options.look.get("style", ""))
-
-        chosen: dict[str, Any] = {"device": self._options.device}
-
-        def load(artifact: Any) -> Any:
-            engine = load_engine(artifact, precision=self._options.precision, on_choice=self._say, **chosen)
-            if engine.info.device.lower() == "cpu":  # compare the engines once, not again at every change of style
-                chosen.update(device="cpu", library=engine.info.name)
-            return engine
-
-        return StyleShelf(extra=Path(style) if style.endswith(".onnx") else None, load=load)
+        style, options = str(self._options.look.get("style", "")), self._options
+        engines = LiveEngines(device=options.device, precision=options.precision, on_choice=self._say)
+        return StyleShelf(extra=Path(style) if style.endswith(".onnx") else None, load=engines.load)
 
     def _settings(self, shelf: "StyleShelf") -> "LiveSettings":
-        from ..assets import find_style
+        from ..assets import find_style, installed_styles
         from .live_settings import LiveSettings, load_preset
 
         look = (load_preset(self._options.preset) if self._options.preset else {}) | self._options.look
-        entries = {entry.name: entry for entry in shelf.entries()}
-        name = shelf.extra_name or look.get("style") or ("mosaic" if "mosaic" in entries else next(iter(entries), ""))
-        if name not in entries:
+        styles = installed_styles()
+        name = shelf.extra_name or look.get("style") or ("mosaic" if "mosaic" in styles else next(iter(styles), ""))
+        if name == shelf.extra_name:
+            tier = look.get("tier") or shelf.extra_tier
+        else:
             find_style(name)  # raises, and says what there is
-        tier = look.get("tier") or next(iter(entries[name].tiers))
-        if shelf.extra_name != name:
+            tier = look.get("tier") or ("fast" if "fast" in styles[name] else "quality")
             find_style(name, tier)
         return LiveSettings(style=name).changed({k: v for k, v in look.items() if k != "style"} | {"tier": tier})
 
@@ -314,7 +312,7 @@ class _Run:
         return None
 
     def _make_session(
-        self, feed: "CameraFeed", info: Any, shelf: "StyleShelf", settings: "LiveSettings"
+        self, feed: "CameraFeed", info: Any, first: "FirstStyle", settings: "LiveSettings"
     ) -> "LiveSession":
         from fractions import Fraction
 
@@ -323,7 +321,7 @@ class _Run:
         options = self._options
         return LiveSession(
             feed,
-            shelf.open,
+            first.open,
             settings=settings,
             size=options.size or (info.height, info.width),
             frame_rate=Fraction(options.fps or info.frame_rate).limit_denominator(1001),
@@ -454,9 +452,10 @@ class _Run:
                 signal.signal(number, handler)
 
     def _wait(self, session: "LiveSession") -> None:
-        end = time.monotonic() + (self._options.seconds or float("inf"))
-        shown = time.monotonic()
+        end, shown = float("inf"), time.monotonic()
         while not self._done.wait(0.1) and time.monotonic() < end:
+            if self._options.seconds and end == float("inf") and session.meter.total().count:
+                end = time.monotonic() + self._options.seconds
             if session.first_error is not None:
                 self._failure = session.first_error
                 return

@@ -63,6 +63,11 @@ class StyleShelf:
         """Name of the artifact that was given by its path, or ""."""
         return self._extra.metadata.name if self._extra else ""
 
+    @property
+    def extra_tier(self) -> str:
+        """Its tier, or ""."""
+        return self._extra.metadata.tier if self._extra else ""
+
     def entries(self) -> list[StyleEntry]:
         """Every style, by name."""
         styles = {name: dict(tiers) for name, tiers in installed_styles().items()}

@@ -26,7 +26,7 @@ def environment(tmp_path: Path, make_artifact, small_model) -> dict[str, str]:
     return os.environ | {"IMPASTO_STYLES": str(styles), "IMPASTO_CONFIG": str(tmp_path / "config"), "DISPLAY": ""}
 
 
-def run(environment: dict[str, str], *arguments: str, timeout: float = 40) -> subprocess.CompletedProcess[str]:
+def run(environment: dict[str, str], *arguments: str, timeout: float = 90) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *arguments], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         timeout=timeout,
@@ -118,7 +118,7 @@ def test_keys_in_the_terminal(environment: dict[str, str]) -> None:
         env=environment, stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     said = []
-    late = threading.Timer(20, process.kill)
+    late = threading.Timer(60, process.kill)
     late.start()
     for line in process.stderr:
         said.append(line)
@@ -138,7 +138,7 @@ def test_keys_in_the_terminal(environment: dict[str, str]) -> None:
 def test_standard_output_is_nothing_but_pictures(environment: dict[str, str]) -> None:
     done = subprocess.run(
         [*COMMAND, SOURCE, "--style", "small", "--stdout", "--no-panel", "--seconds", "2.5"],
-        env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=40,
+        env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=90,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     import io

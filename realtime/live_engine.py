@@ -1,0 +1,106 @@
+"""Engines for the live path: chosen once by measurement, remembered, and loaded while the camera opens."""
+
+import json
+import logging
+import platform
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ..export.artifact import Artifact
+from .engine import Engine, load_engine
+from .live_settings import Tier, config_folder
+
+logger = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 1.0
+"""How long the end waits for a style that is still being loaded."""
+LIBRARIES = ("openvino", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "tensorrt", "torch")
+
+
+class LiveEngines:
+    """Loads engines for one run: on a CPU the comparison of the libraries is made once and kept for the next runs.
+
+    It takes three seconds, in which a streamer would look at a card. Whatever could change its outcome is part of
+    the record: the libraries' versions, the processor, a graphics driver. A device that the user names is not
+    compared in any case.
+    """
+
+    def __init__(self, *, device: str, precision: str, on_choice: Callable[[str], None]) -> None:
+        self._precision, self._on_choice = precision, on_choice
+        self._how: dict[str, Any] = {"device": device}
+        if device == "auto" and (library := _remembered()) is not None:
+            self._how = {"device": "cpu", "library": library}
+
+    def load(self, artifact: Artifact) -> Engine:
+        """A style, ready to paint; an `ImpastoError` says why not."""
+        engine = load_engine(artifact, precision=self._precision, on_choice=self._on_choice, **self._how)
+        if self._how == {"device": "auto"} and engine.info.device.lower() == "cpu":
+            self._how = {"device": "cpu", "library": engine.info.name}
+            _remember(engine.info.name)
+        return engine
+
+
+class FirstStyle:
+    """Begins to load the first style before the session exists, and hands it over when it is asked for."""
+
+    def __init__(self, open_style: Callable[[str, Tier], Engine], style: str, tier: Tier) -> None:
+        self._open_style, self._key = open_style, (style, tier)
+        self._loaded: Future[Engine] = Future()
+        self._asked = False
+        self._thread = threading.Thread(target=self._load, name="impasto-first-style", daemon=True)
+        self._thread.start()
+
+    def open(self, style: str, tier: Tier) -> Engine:
+        """Load a style: the first time, the first one, which is under way."""
+        if (style, tier) == self._key and not self._asked:
+            self._asked = True
+            return self._loaded.result()
+        return self._open_style(style, tier)
+
+    def close(self) -> None:
+        """Put away what nobody asked for; a load that takes long is left behind (its thread is a daemon)."""
+        self._thread.join(CLOSE_SECONDS)
+        if not self._asked and self._loaded.done() and self._loaded.exception() is None:
+            self._loaded.result().close()
+
+    def _load(self) -> None:
+        try:
+            self._loaded.set_result(self._open_style(*self._key))
+        except BaseException as exc:  # whatever it is, the caller of `open` gets it
+            self._loaded.set_exception(exc)
+
+
+def _record() -> Path:
+    return config_folder() / "engine.json"
+
+
+def _circumstances() -> dict[str, str]:
+    found = {"processor": platform.processor() or platform.machine(), "nvidia": str(Path("/dev/nvidia0").exists())}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _remembered() -> str | None:
+    try:
+        record = json.loads(_record().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(record, dict) or record.get("circumstances") != _circumstances():
+        return None
+    return str(record["library"]) if record.get("library") in ("openvino", "onnxruntime") else None
+
+
+def _remember(library: str) -> None:
+    try:
+        _record().parent.mkdir(parents=True, exist_ok=True)
+        _record().write_text(json.dumps({"library": library, "circumstances": _circumstances()}), encoding="utf-8")
+    except OSError as exc:
+        logger.info("the choice of engine is not kept: %s", exc)

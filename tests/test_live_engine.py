@@ -1,0 +1,81 @@
+"""The choice of engine is made once, kept while nothing changes, and the first style loads ahead."""
+
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from impasto.realtime import live_engine
+from impasto.realtime.live_engine import FirstStyle, LiveEngines
+
+from .live_helpers import FakeEngine
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, object]]:
+    """What `load_engine` was asked for, each time."""
+    calls: list[dict[str, object]] = []
+
+    def load_engine(artifact: object, **how: object) -> FakeEngine:
+        calls.append({k: v for k, v in how.items() if k in ("device", "library")})
+        engine = FakeEngine()
+        engine.info = SimpleNamespace(name="openvino", device="CPU", precision="fp32")
+        return engine
+
+    monkeypatch.setattr(live_engine, "load_engine", load_engine)
+    monkeypatch.setenv("IMPASTO_CONFIG", str(tmp_path))
+    return calls
+
+
+def engines(device: str = "auto") -> LiveEngines:
+    return LiveEngines(device=device, precision="auto", on_choice=lambda line: None)
+
+
+def test_the_comparison_is_made_once(asked: list[dict[str, object]], tmp_path: Path) -> None:
+    first = engines()
+    first.load(None)
+    first.load(None)
+    engines().load(None)
+    chosen = {"device": "cpu", "library": "openvino"}
+    assert asked == [{"device": "auto"}, chosen, chosen]
+
+
+def test_a_change_of_this_machine_brings_it_back(asked: list[dict[str, object]], tmp_path: Path) -> None:
+    engines().load(None)
+    record = json.loads((tmp_path / "engine.json").read_text())
+    record["circumstances"]["openvino"] = "1999.1"
+    (tmp_path / "engine.json").write_text(json.dumps(record))
+    engines().load(None)
+    for text in ("{", "[]", '{"library": "/evil"}', ""):
+        (tmp_path / "engine.json").write_text(text)
+        engines().load(None)
+    assert asked == [{"device": "auto"}] * 6
+
+
+def test_a_named_device_is_always_that_device(asked: list[dict[str, object]]) -> None:
+    engines().load(None)
+    engines("cuda").load(None)
+    assert asked[-1] == {"device": "cuda"}
+
+
+def test_the_first_style_loads_ahead_and_is_put_away_if_nobody_asks() -> None:
+    made: list[FakeEngine] = []
+
+    def open_style(style: str, tier: str) -> FakeEngine:
+        time.sleep(0.2)
+        made.append(FakeEngine())
+        return made[-1]
+
+    first = FirstStyle(open_style, "a", "fast")
+    time.sleep(0.3)
+    started = time.monotonic()
+    assert first.open("a", "fast") is made[0]
+    assert time.monotonic() - started < 0.15
+    assert first.open("a", "fast") is made[1]
+    first.close()
+    assert [engine.closed for engine in made] == [0, 0]
+    unused = FirstStyle(open_style, "b", "fast")
+    unused.close()
+    assert made[-1].closed == 1
