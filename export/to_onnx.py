@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,9 @@ def export_onnx(
     Raises:
         ArtifactError: an engine's pictures differ from PyTorch's by more than the floor of its precision.
     """
+    for package in ("torch", "safetensors", "onnxscript"):
+        if find_spec(package) is None:
+            raise ArtifactError(f"{package} must be installed to export a checkpoint: pip install 'impasto[train]'")
     from ..training.checkpoint import load_checkpoint
 
     path = Path(path)

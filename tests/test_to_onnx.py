@@ -121,6 +121,14 @@ def test_no_proof_no_artifact(checkpoint: Path, tmp_path: Path, photographs: lis
     assert not (tmp_path / "a.onnx").exists()
 
 
+def test_a_missing_package_names_its_extra(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path, photographs: list[Picture]
+) -> None:
+    monkeypatch.setattr(to_onnx, "find_spec", lambda name: None if name == "onnxscript" else object())
+    with pytest.raises(ArtifactError, match=r"onnxscript must be installed .* pip install 'impasto\[train\]'"):
+        export_onnx(checkpoint, tmp_path / "a.onnx", photographs=photographs, candidates=[])
+
+
 @pytest.mark.parametrize(("architecture", "half"), [("fast", True), ("quality", False)])
 def test_dynamic_sizes_and_batches(
     architecture: str, half: bool, make_artifact: Callable[..., Artifact], photographs: list[Picture]
