@@ -136,7 +136,7 @@ class TestPipes:
                          times=range(0, 480, 40))  # fmt: skip
         command = [sys.executable, "-c", self.RUN, "-", "-o", "-", "--style", identity_artifact.path, "--format",
                    pipe_format, "--quiet"]  # fmt: skip
-        done = subprocess.run(list(map(str, command)), input=clip.read_bytes(), capture_output=True, timeout=60)
+        done = subprocess.run(list(map(str, command)), input=clip.read_bytes(), capture_output=True, timeout=300)
         assert done.returncode == 0, done.stderr.decode()
         result = tmp_path / f"out.{pipe_format}"
         result.write_bytes(done.stdout)
@@ -154,7 +154,7 @@ class TestPipes:
     ) -> None:
         clip = make_clip("clip.mkv", sound=True, time_base=Fraction(1, 1000), times=range(0, 480, 40))
         command = [sys.executable, "-c", self.RUN, "-", "-o", tmp_path / "out.mkv", "--style", identity_artifact.path]
-        done = subprocess.run(list(map(str, command)), input=clip.read_bytes(), capture_output=True, timeout=60)
+        done = subprocess.run(list(map(str, command)), input=clip.read_bytes(), capture_output=True, timeout=300)
         assert done.returncode == 0, done.stderr.decode()
         assert verify(clip, tmp_path / "out.mkv") == []
 

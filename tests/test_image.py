@@ -34,7 +34,7 @@ def soft(height: int, width: int) -> np.ndarray:
 
 def image(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", RUN, "image", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_killed_and_resumed_is_the_same_film(clip: Path, identity_artifact: Arti
             killed += 1
         process.communicate()
         if killed and not out.exists():
-            done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+            done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
             assert done.returncode == 0, done.stderr
         assert frame_hashes(out) == expected
         assert verify(clip, out) == []

@@ -3,7 +3,9 @@
     python tests/benchmarks/overlap.py CLIP --style ARTIFACT [--in-flight 1 2 4] [--frames 120]
 
 `engine` paints decoded frames one after the other or several at once, with nothing beside it; `decode` and `encode`
-likewise run alone; `whole` is the command itself, from file to file, loading left out.
+likewise run alone; `whole` is the command itself, from file to file, loading left out. "At equal processor time"
+divides the processor time of the engine alone by that of the whole process: on a processor that the engine keeps busy
+with all its cores it is the most that whole/engine can be, and it can be measured on a machine that is shared.
 """
 
 import argparse
@@ -37,13 +39,20 @@ def main() -> None:
         options = VideoOptions(style=given.style, size=given.size, precision=given.precision, overwrite=True,
                                preset=given.preset, end=frames[-1].pts, resume=False)  # fmt: skip
         with video.Engines(options) as engines, tempfile.TemporaryDirectory() as folder:
-            engine_fps = engine_alone(engines.stylizer(options, info), frames)
+            stylizer = engines.stylizer(options, info)
+            began = time.process_time()
+            engine_fps = engine_alone(stylizer, frames)
+            engine_cpu = time.process_time() - began
             with video.open_job(given.clip, Path(folder) / "out.mp4", options, engines) as job:
+                began = time.process_time()
                 report = job.run()
+                whole_cpu = time.process_time() - began
             slowest = min(decode_fps, encode_fps, engine_fps)
+            share = engine_cpu / whole_cpu
             print(
-                f"  in flight {in_flight}: whole/slowest {report.fps / slowest:.3f}, whole/engine "
-                f"{report.fps / engine_fps:.3f}; whole {report.fps:.1f}, engine alone {engine_fps:.1f} frames/s; "
+                f"  in flight {in_flight}: whole/slowest {report.fps / slowest:.3f}, "
+                f"whole/engine {report.fps / engine_fps:.3f}, at equal processor time {share:.3f}; "
+                f"whole {report.fps:.1f}, engine alone {engine_fps:.1f} frames/s; "
                 + ", ".join(f"{name} {times.p50_ms:.1f} ms" for name, times in report.stages.items()),
                 flush=True,
             )
