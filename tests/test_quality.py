@@ -101,3 +101,15 @@ def test_evaluation_picture_is_the_middle_square(shape):
     y, x = np.unravel_index(square[:, :, 0].argmax(), (480, 480))
     assert abs(y - 240) <= 4
     assert abs(x - 240) <= 4
+
+
+def test_structure_of_a_batch_is_the_mean_over_its_pictures() -> None:
+    torch = pytest.importorskip("torch")
+    from impasto.training.quality import structure_kept_of_batch
+
+    rng = np.random.default_rng(5)
+    photos, painted = (rng.integers(0, 256, (3, 40, 52, 3), dtype=np.uint8) for _ in range(2))
+    painted[0] = photos[0] // 2 + 30
+    expected = np.mean([structure_kept(a, b) for a, b in zip(photos, painted, strict=True)])
+    batches = (torch.from_numpy(x).permute(0, 3, 1, 2) for x in (photos, painted))
+    assert structure_kept_of_batch(*batches) == pytest.approx(expected, abs=1e-4)

@@ -41,10 +41,10 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="Highest rate of the one-cycle schedule.")] = None,
     content_weight: Annotated[float | None, typer.Option(help="How much the photograph counts.")] = None,
     style_weight: Annotated[
-        str, typer.Option(help="How much the painting counts: a number, or auto to find it for --style-balance.")
+        str, typer.Option(help="How much the painting counts: a number, or auto to find it for --structure.")
     ] = "auto",
-    style_balance: Annotated[
-        float | None, typer.Option(help="With --style-weight auto: share of the photograph to give up, 0 to 1.")
+    structure: Annotated[
+        float | None, typer.Option(help="With --style-weight auto: share of the photograph to keep, 0 to 1.")
     ] = None,
     tv_weight: Annotated[float | None, typer.Option(help="Smoothness.")] = None,
     motion_weight: Annotated[float | None, typer.Option(help="Steadiness in videos; 0 is off.")] = None,
@@ -76,7 +76,7 @@ def train(
     style_name = name or style_image.stem
     chosen = {
         "steps": steps, "batch_size": batch_size, "crop_size": crop_size, "learning_rate": learning_rate,
-        "content_weight": content_weight, "style_balance": style_balance, "tv_weight": tv_weight,
+        "content_weight": content_weight, "structure": structure, "tv_weight": tv_weight,
         "motion_weight": motion_weight, "style_size": style_size, "style_scale": style_scale, "seed": seed,
         "keyframe_weight": keyframe_weight,
         "checkpoint_every": checkpoint_every, "sample_every": sample_every,

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .data import Picture, resize_short_side, to_tensor
 from .loss_network import STYLE_LAYERS, LossNetwork
@@ -41,6 +42,14 @@ def structure_kept(photo: Picture, painted: Picture) -> float:
     a, b = a - a.mean(), b - b.mean()
     energy = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return 0.0 if energy < 1e-9 else float((a * b).sum()) / energy
+
+
+def structure_kept_of_batch(photos: Tensor, painted: Tensor) -> float:
+    """The mean of `structure_kept` over a batch, both (N, 3, H, W) in [0, 255]; on their device, without gradients."""
+    with torch.no_grad():
+        a, b = (_structure_of_batch(x.detach().float()) for x in (photos, painted))
+        energy = (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
+        return float(((a * b).sum(dim=1) / energy.clamp_min(1e-9)).mean())
 
 
 def grid_pattern(painted: Picture) -> float:
@@ -95,6 +104,15 @@ def _structure(picture: Picture) -> npt.NDArray[np.float64]:
     right = grey[:-1, 1:] - grey[:-1, :-1]
     means: npt.NDArray[np.float64] = _blocks(np.hypot(down, right)).mean(axis=(1, 3))
     return means
+
+
+def _structure_of_batch(pictures: Tensor) -> Tensor:
+    """(N, 3, H, W) to (N, rows · columns): `_structure` of each, minus its mean."""
+    grey = pictures.clamp(0, 255).mean(dim=1, keepdim=True)
+    down = grey[:, :, 1:, :-1] - grey[:, :, :-1, :-1]
+    right = grey[:, :, :-1, 1:] - grey[:, :, :-1, :-1]
+    means = functional.avg_pool2d(torch.hypot(down, right), _BLOCK).flatten(1)
+    return means - means.mean(dim=1, keepdim=True)
 
 
 def _blocks(plane: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
