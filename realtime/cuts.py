@@ -14,9 +14,9 @@ from .frame import Picture
 
 STRUCTURE_KEPT = 0.87
 PALETTE_KEPT = 0.7
-"""A cut lies below both. 400 pairs of unrelated photographs: 98 % do. Pans by up to 30 % of the width a frame keep at
-least 0.70 of the palette; flashes up to four times as bright keep at least 0.8 of the structure (but for 2 in 300);
-14 real clips, also at a third of their frame rate, never fall below both except at their cuts."""
+"""A cut lies below both. Measured: 98 % of 800 pairs of unrelated photographs do; of 600 pans by up to 30 % of the
+width a frame none does, of 200 by 40 % every sixth; of 1,600 changes into and out of flashes, 0.4 to 4 times as bright,
+none; of 14 real clips, also at a third of their frame rate, only the real cuts."""
 
 BLANK = 3.0
 """Standard deviation of grey levels below which a picture (white flash, black pause) is no shot of its own."""

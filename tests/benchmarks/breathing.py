@@ -1,4 +1,4 @@
-"""Does a picture pulse when something enters it? A bright card slides over a still frame; the untouched part is watched.
+"""Does a picture pulse when something enters it? A bright card slides over a still frame; the rest is watched.
 
 python tests/benchmarks/breathing.py CLIP STYLE.onnx...
 
