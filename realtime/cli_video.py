@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_common import EXIT_INTERRUPTED, Command, exit_code_of, fail, warnings_on_stderr
+from .cli_common import EXIT_INTERRUPTED, EXIT_SINK, Command, exit_code_of, fail, warnings_on_stderr
 from .errors import ImpastoError
 
 if TYPE_CHECKING:
@@ -162,6 +162,7 @@ class _Run:
         self._quiet = quiet
         self._as_json = as_json
         self._cluster = cluster
+        self._made: set[Path] = set()
 
     def all(self, inputs: list[str]) -> int:
         """Paint them; the exit code is that of the first that did not end well."""
@@ -183,6 +184,10 @@ class _Run:
 
     def _one(self, source: str, engines: "Engines", display: "Display", *, alone: bool) -> Outcome:
         target = self._target(source, engines)
+        if target in self._made:
+            fail(f"{source}: another input has become {target} already; give them different names")
+            return Outcome(source, str(target), "failed", EXIT_SINK, note="same output as another input")
+        self._made.add(target)
         if not alone and target.exists() and not self._options.overwrite:
             return Outcome(source, str(target), "skipped", note="already there")
         try:
