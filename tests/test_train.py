@@ -30,13 +30,13 @@ def striped(size: int, colours: tuple[tuple[int, int, int], ...], width: int = 7
 
 @pytest.fixture
 def make_config(tmp_path: Path, tiny_loss_weights: Path) -> MakeConfig:
-    """A training of seconds: six soft photographs, a striped painting, the tiny loss network."""
+    """A training of seconds: six photographs of coloured blocks, a striped painting, the tiny loss network."""
     photos = tmp_path / "photos"
     photos.mkdir()
     rng = np.random.default_rng(0)
     for i in range(6):
         coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-        cv2.imwrite(str(photos / f"{i}.png"), cv2.resize(coarse, (96, 80), interpolation=cv2.INTER_CUBIC))
+        cv2.imwrite(str(photos / f"{i}.png"), cv2.resize(coarse, (96, 80), interpolation=cv2.INTER_NEAREST))
     painting = tmp_path / "stripes.png"
     cv2.imwrite(str(painting), striped(96, ((20, 40, 200), (240, 240, 90)))[:, :, ::-1])
 
@@ -217,19 +217,20 @@ def test_odd_paintings_can_be_learned(make_config: MakeConfig, tmp_path: Path, k
     assert np.isfinite(reports[-1].losses["total"])
 
 
-def test_the_style_weight_is_found_for_two_paintings(make_config: MakeConfig, tmp_path: Path) -> None:
-    """The structure kept ends within 20 % of what was chosen, whatever the painting."""
-    dots = np.full((96, 96, 3), 235, np.uint8)
-    for x, y in np.random.default_rng(0).integers(0, 96, (60, 2)):
-        cv2.circle(dots, (int(x), int(y)), 4, (200, 60, 30), -1)
-    cv2.imwrite(str(tmp_path / "dots.png"), dots)
+def test_the_style_weight_is_found_for_two_paintings(make_config: MakeConfig, shared_data: Path) -> None:
+    """The structure kept ends within 20 % of what was chosen, whatever the painting. Needs a real loss network: the
+    tiny one sees too little of a photograph to keep any of it."""
     found = []
-    for name in ("stripes.png", "dots.png"):
-        config = make_config(f"run.{name}", style_image=tmp_path / name, steps=200, structure=0.6, tv_weight=0.0)
+    for name in ("mosaic-metzinger", "udnie"):
+        config = make_config(
+            name, style_image=shared_data / "styles" / f"{name}.jpg", photos=shared_data / "photos" / "validation",
+            loss_weights=shared_data / "loss_network" / "vgg19_slim16x.safetensors",
+            steps=140, crop_size=96, style_size=192, structure=0.6, learning_rate=2e-3, precision="auto",
+        )  # fmt: skip
         reports = run_losses(config)
         assert reports[-1].losses["structure"] == pytest.approx(0.6, rel=0.2)
         found.append(reports[-1].style_weight)
-    assert found[0] != pytest.approx(found[1], rel=0.05)
+    assert found[0] != pytest.approx(found[1], rel=0.2)
 
 
 def test_the_balance_raises_and_lowers_the_weight_and_then_holds_it() -> None:
