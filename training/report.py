@@ -12,7 +12,7 @@ from .data import Picture, read_picture, resize_short_side, to_picture, to_tenso
 from .errors import TrainingError
 from .train import Progress
 
-CURVES = ("total", "content", "style", "tv", "motion", "keyframes")
+CURVES = ("total", "content", "style", "tv", "motion", "keyframes", "structure")
 _COLUMNS = ("step", *CURVES, "style_weight", "pictures_per_second")
 _SAMPLE_SIDE = 320  # pixels, short side of a sample picture
 
@@ -111,7 +111,8 @@ def _draw(
         if points:
             curves.plot(*zip(*points, strict=True), label=name)
     curves.set(xlabel="step", ylabel="loss", yscale="log")
-    curves.legend(ncols=len(CURVES))
+    if rows:
+        curves.legend(ncols=len(CURVES))
     curves.grid(alpha=0.3)
     _show(figure.add_subplot(grid[1:, 0]), style, "style image")
     for i, (photo, picture) in enumerate(zip(photographs, painted, strict=True), 1):
