@@ -1,0 +1,190 @@
+"""Whole-process speed of `stylize-video` beside what others do, over the same clip on the same machine.
+
+    python tests/benchmarks/compare_video.py CLIP [CLIP …] [--style mosaic] [--tier fast] [--json FILE]
+
+Baselines, each timed in its own process, files read and written included, since that is what a user waits for:
+
+- `eager`: Johnson's network in plain PyTorch eager fp32, one frame after the other, decoded and encoded by PyAV: what
+  the well-known examples do.
+- `onnxruntime`: our own command with the same artifact in ONNX Runtime fp32.
+- `opencv`: the network of the artifact in OpenCV's DNN module, one frame after the other.
+- `transcode`: decode and encode alone.
+
+Ratios first: absolute times hold for one machine on one day.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import av
+
+RUNS = 3
+SLOW_FRAMES = 8
+"""The slow baselines paint only this many frames of the clip; their start-up is not counted."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Frames per second of one way to paint one clip."""
+
+    way: str
+    fps: float
+    frames: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("clips", nargs="*", type=Path)
+    parser.add_argument("--style", default="mosaic")
+    parser.add_argument("--tier", default="fast")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--way", help=argparse.SUPPRESS)  # a baseline in its own process
+    options = parser.parse_args()
+    if options.way:
+        print(BASELINES[options.way](options.clips[0], options))
+        return
+    report = {"machine": machine(), "clips": {}}
+    print(report["machine"])
+    for clip in options.clips:
+        speeds = [measure_ours(clip, options, "auto"), measure_ours(clip, options, "onnxruntime")]
+        speeds += [measure_baseline(clip, options, way) for way in BASELINES]
+        show(clip, speeds)
+        report["clips"][clip.name] = [asdict(speed) for speed in speeds]
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def machine() -> str:
+    import os
+
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        model = next((x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if "model name" in x), model)
+    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, PyAV {av.__version__}"
+
+
+def show(clip: Path, speeds: list[Speed]) -> None:
+    ours = speeds[0].fps
+    with av.open(str(clip)) as container:
+        size = f"{container.streams.video[0].width}x{container.streams.video[0].height}"
+    print(f"\n{clip.name} ({size})")
+    for speed in speeds:
+        print(f"  {ours / speed.fps:8.2f} x   {speed.fps:8.2f} frames/s   {speed.way} ({speed.frames} frames)")
+
+
+def measure_ours(clip: Path, options: argparse.Namespace, device: str) -> Speed:
+    """The median of several whole processes, start-up included."""
+    frames = count_frames(clip)
+    seconds = []
+    for _ in range(RUNS if device == "auto" else 1):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [
+                sys.executable,
+                "-c",
+                "from impasto.realtime.cli import stylize_video; stylize_video()",
+                str(clip),
+            ]
+            command += ["-o", f"{folder}/out.mp4", "--style", options.style, "--tier", options.tier, "--quiet"]
+            command += [] if device == "auto" else ["--device", device, "--precision", "fp32"]
+            begun = time.perf_counter()
+            subprocess.run(command, check=True)
+            seconds.append(time.perf_counter() - begun)
+    name = "stylize-video" if device == "auto" else f"stylize-video --device {device} --precision fp32"
+    return Speed(name, frames / sorted(seconds)[len(seconds) // 2], frames)
+
+
+def measure_baseline(clip: Path, options: argparse.Namespace, way: str) -> Speed:
+    command = [sys.executable, __file__, str(clip), "--way", way, "--style", options.style, "--tier", options.tier]
+    fps, frames = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:]
+    return Speed(way, float(fps), int(frames))
+
+
+def count_frames(clip: Path) -> int:
+    with av.open(str(clip)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def through(clip: Path, paint, frames: int | None) -> str:
+    """Decode, paint and encode up to `frames` frames one after the other; the first, which warms up, is not timed."""
+    with tempfile.TemporaryDirectory() as folder, av.open(str(clip)) as source, av.open(f"{folder}/o.mp4", "w") as out:
+        stream = None
+        done, begun = -1, 0.0
+        for frame in source.decode(video=0):
+            painted = paint(frame.to_ndarray(format="rgb24"))
+            if stream is None:
+                stream = out.add_stream("libx264", rate=source.streams.video[0].average_rate)
+                stream.height, stream.width, stream.pix_fmt = (
+                    painted.shape[0] // 2 * 2,
+                    painted.shape[1] // 2 * 2,
+                    "yuv420p",
+                )
+            picture = painted[: stream.height, : stream.width].copy()
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            done += 1
+            if done == 0:
+                begun = time.perf_counter()
+            if done == frames:
+                break
+        out.mux(stream.encode())
+    return f"{done / (time.perf_counter() - begun)} {done}"
+
+
+def eager(clip: Path, options: argparse.Namespace) -> str:
+    import numpy as np
+    import torch
+
+    from impasto.training.networks import NetworkConfig, build_network
+
+    network = build_network(NetworkConfig.for_tier("quality")).eval()
+
+    def paint(picture: np.ndarray) -> np.ndarray:
+        height, width = (side // 4 * 4 for side in picture.shape[:2])
+        with torch.no_grad():
+            x = torch.from_numpy(picture[:height, :width].copy()).permute(2, 0, 1).float()[None]
+            y = network(x)[0].clamp(0, 255).permute(1, 2, 0).byte().numpy()
+        return y
+
+    return through(clip, paint, SLOW_FRAMES)
+
+
+def opencv(clip: Path, options: argparse.Namespace) -> str:
+    """OpenCV's DNN module knows no uint8 network inputs, so it gets the same network without its two ends."""
+    import cv2
+    import numpy as np
+    import torch
+
+    from impasto.training.networks import NetworkConfig, build_network, for_export
+
+    network = for_export(build_network(NetworkConfig.for_tier(options.tier)))
+    with av.open(str(clip)) as container:
+        stream = container.streams.video[0]
+        height, width = stream.height // 4 * 4, stream.width // 4 * 4
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/network.onnx"
+        torch.onnx.export(network, (torch.zeros(1, 3, height, width),), path, dynamo=False, opset_version=17)
+        net = cv2.dnn.readNetFromONNX(path)
+
+    def paint(picture: np.ndarray) -> np.ndarray:
+        net.setInput(picture[:height, :width].transpose(2, 0, 1)[None].astype(np.float32))
+        return net.forward()[0].clip(0, 255).transpose(1, 2, 0).astype(np.uint8)
+
+    return through(clip, paint, SLOW_FRAMES)
+
+
+def transcode(clip: Path, options: argparse.Namespace) -> str:
+    return through(clip, lambda picture: picture, None)
+
+
+BASELINES = {"eager": eager, "opencv": opencv, "transcode": transcode}
+
+
+if __name__ == "__main__":
+    main()
