@@ -50,9 +50,9 @@ class LatencyMeter:
             p50_ms, p95_ms = (self._percentile(q, count) for q in (0.50, 0.95))
             return LatencySummary(count, p50_ms, p95_ms, self._max_ms, self._fps(time.monotonic()))
 
-    def recent(self) -> LatencySummary:
+    def recent(self, *, now: float | None = None) -> LatencySummary:
         """Over the last seconds only."""
-        now = time.monotonic()
+        now = time.monotonic() if now is None else now
         with self._lock:
             self._forget(now)
             values = np.array([value for _, value in self._recent])

@@ -87,9 +87,7 @@ def test_a_whole_run(environment: dict[str, str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_one_signal_ends_it(
-    environment: dict[str, str], tmp_path: Path, number: int, code: int
-) -> None:
+def test_one_signal_ends_it(environment: dict[str, str], tmp_path: Path, number: int, code: int) -> None:
     target = tmp_path / "out.mp4"
     process = subprocess.Popen(
         [*COMMAND, SOURCE, "--style", "small", "--record", str(target), "--port", "0"],
@@ -102,7 +100,7 @@ def test_one_signal_ends_it(
     process.send_signal(number)
     started = time.monotonic()
     assert process.wait(10) == code
-    assert time.monotonic() - started < 6.0  # about 0.1 s where nothing else runs
+    assert time.monotonic() - started < 6.0  # below 2 s when little else ran
     assert "Traceback" not in process.stderr.read()
     with av.open(str(target)) as container:
         assert len(list(container.decode(video=0))) > 10
