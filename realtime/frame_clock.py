@@ -11,6 +11,10 @@ MAX_REORDER = 64
 """No encoder here holds a frame back by more packets than this once its neighbours are out (H.264 allows 16)."""
 
 
+MAX_DELAY = 16
+"""Packets that decoding may run ahead of showing, as much as any codec here allows."""
+
+
 class FrameClock:
     """Counts frames for the encoder and gives its packets the real times.
 
@@ -48,7 +52,9 @@ class FrameClock:
             delay: packets that decoding runs ahead; None takes it from the first packet.
         """
         if not self._packets:
-            self._delay = delay if delay is not None else number - (packet.dts if packet.dts is not None else number)
+            told = number - (packet.dts if packet.dts is not None else number)
+            # Out of its range the encoder's word is no time at all: x265 leaves it unset for very short films.
+            self._delay = delay if delay is not None else min(max(told, 0), MAX_DELAY)
         late = self._packets - self._delay
         packet.pts, packet.duration = self._times[number]
         packet.dts = self._times[late][0] if late >= 0 else self._first + late * self._nominal

@@ -40,6 +40,8 @@ MANIFEST_VERSION = 1
 NOTE_SUFFIX = ".json"
 SEGMENT_FRAMES = 120
 """4 to 5 seconds: what a kill costs at most, for 1 to 2 % more bytes in key frames."""
+MAX_SEGMENT_DELAY = 16
+"""Packets that decoding may run ahead inside a segment's file, as much as any codec here allows."""
 SEGMENT_RATE = Fraction(25)
 """Segments count frames at this rate; the real times stand in the manifest."""
 
@@ -217,7 +219,7 @@ class _OpenSegment:
         self._file = self._stack.enter_context(OutputFile(path, time_base=tick, overwrite=True))
         height, width = frame.data.shape[:2]
         self._encoder = PictureEncoder(self._file.container, info, encoding, height, width, tick)
-        self._delay: int | None = None
+        self._delay = self._packets = 0
         self.times: list[tuple[int, int]] = []
 
     def add(self, frame: Frame, times: tuple[int, int]) -> None:
@@ -233,7 +235,7 @@ class _OpenSegment:
         self._stack.close()
         with self._path.open("rb") as file:
             os.fsync(file.fileno())
-        return Segment(self._path.name, np.array(self.times, np.int64), self._delay or 0, whole)
+        return Segment(self._path.name, np.array(self.times, np.int64), self._delay, whole)
 
     def abandon(self, error: BaseException) -> None:
         self._stack.__exit__(type(error), error, error.__traceback__)
@@ -241,9 +243,10 @@ class _OpenSegment:
     def _mux(self, packets: "list[Packet[VideoStream]]") -> None:
         for packet in packets:
             number = packet.pts or 0
-            if self._delay is None:
-                self._delay = number - (packet.dts if packet.dts is not None else number)
-            packet.dts = number if packet.dts is None else packet.dts
+            # Not by the encoder's word: x265 leaves the times of very short films unset.
+            self._delay = max(self._delay, self._packets - number)
+            packet.dts = self._packets - MAX_SEGMENT_DELAY
+            self._packets += 1
             packet.time_base = 1 / SEGMENT_RATE
             packet.duration = 1
             self._file.container.mux_one(packet)
