@@ -5,12 +5,12 @@ Starts real Ray nodes, which takes half a minute: set IMPASTO_SLOW=1 to run it.
 
 import os
 import threading
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
 from impasto.export.artifact import Artifact
 from impasto.realtime.options import VideoOptions
 from impasto.realtime.verify import verify

@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+
 from impasto.export.artifact import Artifact
 from impasto.realtime.codecs import Encoding
 from impasto.realtime.errors import EngineError, SinkError, SourceError
@@ -20,9 +21,11 @@ from impasto.realtime.verify import verify
 from impasto.realtime.video import stylize_video
 
 MakeClip = Callable[..., Path]
+ReadNumber = Callable[[np.ndarray], int]
+
+NTSC = Fraction(30_000, 1001)
 
 pytestmark = pytest.mark.usefixtures("plain_engine")
-ReadNumber = Callable[[np.ndarray], int]
 
 
 def shown(path: Path, read_number: ReadNumber) -> list[tuple[Fraction, int]]:
@@ -35,7 +38,7 @@ def shown(path: Path, read_number: ReadNumber) -> list[tuple[Fraction, int]]:
     [
         (Fraction(50), [(Fraction(n, 50), n // 2) for n in range(24)]),
         (Fraction(10), [(Fraction(n, 10), n * 5 // 2) for n in range(5)]),
-        (Fraction(30_000, 1001), [(Fraction(1001 * n, 30_000), int(Fraction(1001 * n * 25, 30_000))) for n in range(15)]),
+        (NTSC, [(n / NTSC, int(n * 25 / NTSC)) for n in range(15)]),
     ],
     ids=["double", "fewer", "ntsc"],
 )  # fmt: skip
@@ -130,7 +133,12 @@ class TestPipes:
 
     @pytest.mark.parametrize("pipe_format", ["nut", "matroska", "y4m"])
     def test_ffmpeg_in_front_and_behind(
-        self, make_clip: MakeClip, identity_artifact: Artifact, read_number: ReadNumber, tmp_path: Path, pipe_format: str
+        self,
+        make_clip: MakeClip,
+        identity_artifact: Artifact,
+        read_number: ReadNumber,
+        tmp_path: Path,
+        pipe_format: str,
     ) -> None:
         clip = make_clip("clip.mkv", codec="ffv1", pixel_format="yuv444p", sound=True, time_base=Fraction(1, 1000),
                          times=range(0, 480, 40))  # fmt: skip
@@ -168,7 +176,7 @@ def test_network_inputs(make_clip: MakeClip, identity_artifact: Artifact, tmp_pa
         try:
             url = f"http://127.0.0.1:{server.server_port}/{clip.name}"
             stylize_video(url, tmp_path / "out.mp4", style=identity_artifact.path)
-            with pytest.raises(SourceError, match="cannot be opened|not a video|must exist"):
+            with pytest.raises(SourceError, match=r"cannot be opened|not a video|must exist"):
                 stylize_video(f"{url}.missing", tmp_path / "none.mp4", style=identity_artifact.path)
         finally:
             server.shutdown()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from impasto.export.artifact import Artifact
 from impasto.realtime.engine import EngineInfo
 from impasto.realtime.errors import ArtifactError
