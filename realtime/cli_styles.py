@@ -98,7 +98,10 @@ def _print_table(artifacts: "list[Artifact]") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("style", "tier", "MB", "painter", "painting", "year", "licence", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for title in ("style", "tier", "MB", "painter", "painting", "year", "licence"):
+        # What is typed must be whole on the narrowest terminal; the rest may wrap.
+        table.add_column(title, no_wrap=title in ("style", "tier", "MB"))
     for artifact in artifacts:
         meta, style = artifact.metadata, artifact.metadata.style
         size = f"{_size(artifact) / 1e6:.1f}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from impasto.export.quantize import quantize
 from impasto.realtime.engine import load_engine, proof_candidates
 from impasto.realtime.errors import EngineError
 
-pytest.importorskip("nncf", reason="quantising needs impasto[quantize]")
+if not find_spec("nncf"):  # not imported here: it would make the loggers of all later tests its own
+    pytest.skip("int8 needs nncf: pip install 'impasto[quantize]'", allow_module_level=True)
 pytest.importorskip("onnxruntime", reason="NNCF calibrates with ONNX Runtime")
 
 
