@@ -10,7 +10,6 @@ The quantised network is an ordinary artifact with QuantizeLinear and Dequantize
 beside the one that it was made from.
 """
 
-import logging
 import os
 import statistics
 import time
@@ -95,8 +94,6 @@ def quantize_model(model: "onnx.ModelProto", calibration: Sequence[Picture]) -> 
     os.environ.setdefault("NNCF_CI", "1")
     try:
         import nncf
-
-        logging.setLoggerClass(logging.Logger)  # nncf makes every later logger of the process one of its own
     except ImportError as exc:
         raise ArtifactError(f"NNCF must be installed to quantise: {_MEND}") from exc
     _unfold_half_weights(model)
