@@ -19,7 +19,7 @@ import cv2
 
 from . import DEMO_CLIP
 
-STEPS = {"fast": 1500, "quality": 1500}
+STEPS = {"fast": 2000, "quality": 2000}
 
 
 def main() -> None:

@@ -79,7 +79,7 @@ class TrainConfig:
     structure: float = 0.65
     """Share of the photograph's structure to keep with `style_weight` None, 0 to 1; see `quality.structure_kept`."""
     tv_weight: float = 0.5
-    motion_weight: float = 20.0
+    motion_weight: float = 60.0
     """0 turns the steadiness term off."""
     style_size: int = 384
     """Short side at which the painting is looked at, pixels: larger gives larger marks."""
