@@ -1,16 +1,15 @@
 """`impasto train`: learn a style. Imports torch only once a command runs."""
 
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from .interrupt import stop_on_interrupt
 
 if TYPE_CHECKING:
     from .train import Progress, TrainConfig
@@ -20,6 +19,7 @@ train_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _EXIT_INTERRUPTED = 130
 _NUM_SAMPLES = 4
 _LINE_EVERY_SECONDS = 10.0
+_STOPPING = "stopping after this step; Ctrl-C again stops at once"
 
 
 @train_app.command()
@@ -108,7 +108,10 @@ def _run(config: "TrainConfig", *, samples: Path | None, resume: bool, tensorboa
     shown = find_pictures(samples or config.photos)
     shown = shown[:: max(1, len(shown) // _NUM_SAMPLES)][:_NUM_SAMPLES]
     report = RunReport(config.output, style_image=config.style_image, photographs=shown, tensorboard=tensorboard)
-    with _stop_on_interrupt() as stop, _display(config, quiet=quiet) as show:
+    with (
+        stop_on_interrupt(_STOPPING) as stop,
+        _display(config, quiet=quiet) as show,
+    ):
 
         def on_step(progress: "Progress") -> None:
             report(progress)
@@ -120,23 +123,6 @@ def _run(config: "TrainConfig", *, samples: Path | None, resume: bool, tensorboa
         raise typer.Exit(_EXIT_INTERRUPTED)
     if not quiet:
         print(f"{checkpoint}: done; next: impasto export {checkpoint} -o {config.name}.{config.tier}.onnx")
-
-
-@contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """The first Ctrl-C ends after this step and keeps the checkpoint, the second ends at once."""
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

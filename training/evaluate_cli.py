@@ -5,20 +5,18 @@ opens one.
 """
 
 import json
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from .errors import TrainingError
+from .interrupt import stop_on_interrupt
 
 if TYPE_CHECKING:
     from .data import Picture
@@ -99,7 +97,7 @@ def evaluate_app(open_artifacts: Callable[[str, str], Sequence[OpenedStyle]]) ->
         network = load_loss_network(loss_network, weights=loss_weights).to(where)
         held_out = _read_photos(photos, num_photos)
         reports = []
-        with ExitStack() as stack, _stop_on_interrupt() as stop:
+        with ExitStack() as stack, stop_on_interrupt("stopping; Ctrl-C again stops at once") as stop:
             subjects = []
             for text in styles:
                 checkpoint = _checkpoint_path(text)
@@ -204,23 +202,6 @@ def _open_checkpoint(path: Path, device: str) -> OpenedStyle:
         )
     except (KeyError, TypeError) as exc:
         raise TrainingError(f"the checkpoint must say what it was trained on, {exc} is missing: {path}") from exc
-
-
-@contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """The first Ctrl-C ends after this evaluation and reports what is done, the second ends at once."""
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nstopping; Ctrl-C again stops at once", file=sys.stderr)
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _line_printer(title: str, counts: Sequence[int], *, quiet: bool) -> "Callable[[str, Evaluation], None]":

@@ -4,14 +4,11 @@ Imports torch only once a command runs. Reading videos and following motion live
 made by `gatys_app` with a function that opens a film.
 """
 
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +17,7 @@ from typer.core import TyperGroup
 from .errors import TrainingError
 from .gatys_config import GatysConfig
 from .gatys_options import PaintOptions, takes_paint_options
+from .interrupt import stop_on_interrupt
 
 if TYPE_CHECKING:
     from .data import Picture
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
 
 _EXIT_INTERRUPTED = 130
 _LINE_EVERY_SECONDS = 5.0
+_STOPPING = "stopping; Ctrl-C again drops the picture"
 
 OpenFilm = Callable[[Path], "AbstractContextManager[Film]"]
 
@@ -110,7 +109,7 @@ def picture(
             name = f"{output.stem}.scale{iterate.scale + 1}.{iterate.iteration:05d}{output.suffix}"
             write_picture(output.with_name(name), iterate.picture())
 
-    with _stop_on_interrupt() as stop, _display(quiet=options.quiet) as show:
+    with stop_on_interrupt(_STOPPING) as stop, _display(quiet=options.quiet) as show:
 
         def on_iterate(iterate: "Iterate") -> None:
             save(iterate)
@@ -156,7 +155,7 @@ def sweep(
     network = _load_network(options)
     photo, paintings = _read(content), _style_images(styles, options, [])
     _say_memory(photo, network, config, quiet=options.quiet)
-    with _stop_on_interrupt() as stop, _display(quiet=options.quiet) as show:
+    with stop_on_interrupt(_STOPPING) as stop, _display(quiet=options.quiet) as show:
         done = run_sweep(
             photo, paintings, network, config, axes, output, callback=lambda _, it: show(it), should_stop=stop.is_set
         )
@@ -186,7 +185,7 @@ def _video(
     from .gatys_video import paint_keyframes
 
     paintings = _style_images(styles, options, [])
-    with _stop_on_interrupt() as stop, open_film(source) as film, _display(quiet=options.quiet) as show:
+    with stop_on_interrupt(_STOPPING) as stop, open_film(source) as film, _display(quiet=options.quiet) as show:
         count = paint_keyframes(
             film, paintings, network, config, output, every_seconds=interval, callback=show, should_stop=stop.is_set
         )
@@ -253,23 +252,6 @@ def _say_memory(photo: "Picture", network: "LossNetwork", config: GatysConfig, *
         sizes = ", ".join(f"{width}x{height}" for height, width in scales)
         free = "" if available is None else f" of {available / 2**30:.1f} GB free"
         print(f"{sizes}; needs about {needed / 2**30:.1f} GB{free}", file=sys.stderr)
-
-
-@contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """The first Ctrl-C ends after this iteration and keeps the picture, the second ends at once."""
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nstopping; Ctrl-C again drops the picture", file=sys.stderr)
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -25,11 +25,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .checkpoint import Checkpoint, save_checkpoint
 from .data import PhotoCrops, find_pictures, read_picture, resize_short_side, to_tensor
+from .device import bf16_is_faster, torch_device
 from .errors import TrainingError
 from .keyframes import KeyframePairs, keyframe_loss
 from .loss_network import CONTENT_LAYER, STYLE_LAYERS, LossNetwork, LossNetworkName, load_loss_network
 from .losses import content_loss, gram_matrix, style_distance, total_variation_loss
-from .motion import MotionRange, disturb, motion_loss, random_motion
+from .motion import Motion, MotionRange, disturb, motion_loss, random_motion
 from .networks import NetworkConfig, Tier, build_network
 from .quality import structure_kept_of_batch
 
@@ -204,7 +205,7 @@ def train(
     with _process_group() as (rank, world):
         if config.batch_size % world:
             raise ValueError(f"batch_size must be a multiple of the {world} processes, got {config.batch_size}")
-        device = _device(config.device, rank)
+        device = torch_device(config.device, rank)
         autocast = config.precision == "bf16" or (config.precision == "auto" and bf16_is_faster(device))
         torch.manual_seed(config.seed)
         photos = PhotoCrops(find_pictures(config.photos), config.batch_size, config.crop_size, config.seed)
@@ -247,38 +248,6 @@ def _process_group() -> Iterator[tuple[int, int]]:
         yield dist.get_rank(), dist.get_world_size()
     finally:
         dist.destroy_process_group()
-
-
-def _device(name: str, rank: int) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else _CPU
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as exc:  # torch without CUDA raises AssertionError
-        raise TrainingError(f"device must be one that torch can use here, got {name!r}: {exc}") from exc
-    return device
-
-
-_CPU = torch.device("cpu")
-
-
-def bf16_is_faster(device: torch.device) -> bool:
-    """True where a body convolution of ours runs faster in bf16: measured, since no flag tells for every processor."""
-    if device.type != "cpu":
-        return torch.cuda.is_bf16_supported() if device.type == "cuda" else False
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        convolution, x = nn.Conv2d(64, 64, 3, padding=1).to(dtype), torch.zeros(1, 64, 64, 64, dtype=dtype)
-        with torch.inference_mode():
-            convolution(x)
-            times = []
-            for _ in range(5):
-                start = time.perf_counter()
-                convolution(x)
-                times.append(time.perf_counter() - start)
-        seconds[dtype] = min(times)
-    return seconds[torch.bfloat16] < 0.9 * seconds[torch.float32]
 
 
 @dataclass(frozen=True)
@@ -336,39 +305,11 @@ def _step(
     """One step of Adam on a share of the batch, (N, 3, S, S) in [0, 255]; returns the losses of the whole batch."""
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(run.step, config.steps, config.learning_rate)
-    # Half of the pictures are moved as well: the term costs a quarter of a step, and all of them a half.
-    moved = photos[: (len(photos) + 1) // 2] if config.motion_weight else photos[:0]
-    generator = torch.Generator().manual_seed((config.seed * 1_000_003 + run.step) * 64 + rank)
-    limits = MotionRange()
-    motion = random_motion(moved.shape, generator, limits) if len(moved) else None
-    inputs = photos
-    if motion is not None:
-        motion = type(motion)(motion.grid.to(photos.device))
-        inputs = torch.cat([photos, disturb(motion.warp(moved).cpu(), generator, limits).to(photos.device)])
-    frames = painted = photos[:0]
-    if targets.keyframes is not None:
-        # One for every four photographs: a film's few keyframes are soon known by heart.
-        pairs = targets.keyframes.batch(run.step * 64 + rank, (len(photos) + 3) // 4)
-        frames, painted = (x.to(photos.device, memory_format=_MEMORY_FORMAT) for x in pairs)
-        inputs = torch.cat([inputs, frames])
+    inputs = _inputs(run.step, photos, targets, config, rank=rank)
     with torch.autocast(photos.device.type, dtype=torch.bfloat16, enabled=autocast):
-        stylized_all = network(inputs)
-        stylized = stylized_all[: len(photos)]
-        features = targets.loss_network(stylized, {*STYLE_LAYERS, CONTENT_LAYER})
-        with torch.no_grad():
-            wanted = targets.loss_network(photos, {CONTENT_LAYER})
-    terms = {
-        "content": content_loss(features[CONTENT_LAYER], wanted[CONTENT_LAYER]),
-        "style": style_distance({name: gram_matrix(features[name]) for name in STYLE_LAYERS}, targets.style_grams),
-        "tv": total_variation_loss(stylized),
-    }
-    if motion is not None:
-        moved_answer = stylized_all[len(photos) : len(photos) + len(moved)]
-        terms["motion"] = motion_loss(stylized[: len(moved)], moved_answer, motion)
-    if len(frames):
-        with torch.autocast(photos.device.type, dtype=torch.bfloat16, enabled=autocast):
-            terms["keyframes"] = keyframe_loss(stylized_all[-len(frames) :], painted, targets.loss_network)
-    structure = torch.tensor(structure_kept_of_batch(photos, stylized), device=photos.device)
+        painted = network(torch.cat([photos, inputs.disturbed, inputs.frames]))
+    terms = _terms(photos, painted, inputs, targets, autocast=autocast)
+    structure = torch.tensor(structure_kept_of_batch(photos, painted[: len(photos)]), device=photos.device)
     losses = _mean_over_processes({**terms, "structure": structure})
     style_weight = run.balance.update(
         content=losses["content"],
@@ -394,6 +335,59 @@ def _step(
     nn.utils.clip_grad_norm_(run.network.parameters(), 10.0)
     run.optimizer.step()
     return losses
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What the network paints in one step beside the photographs; each may be empty, (0, 3, S, S)."""
+
+    disturbed: Tensor
+    """The first photographs again, moved and noisy."""
+    motion: Motion | None
+    frames: Tensor
+    """Frames of a film,"""
+    keyframes: Tensor
+    """and how they shall be painted."""
+
+
+def _inputs(step: int, photos: Tensor, targets: _Targets, config: TrainConfig, *, rank: int) -> _Inputs:
+    """Depends on the step, the rank and the seed alone, so that a resumed run goes on the same."""
+    disturbed = frames = keyframes = photos[:0]
+    motion = None
+    if config.motion_weight:
+        # Half of the pictures are moved as well: the term costs a quarter of a step, and all of them a half.
+        moved = photos[: (len(photos) + 1) // 2]
+        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 64 + rank)
+        limits = MotionRange()
+        motion = Motion(random_motion(moved.shape, generator, limits).grid.to(photos.device))
+        disturbed = disturb(motion.warp(moved).cpu(), generator, limits).to(photos.device)
+    if targets.keyframes is not None:
+        # One for every four photographs: a film's few keyframes are soon known by heart.
+        pairs = targets.keyframes.batch(step * 64 + rank, (len(photos) + 3) // 4)
+        frames, keyframes = (x.to(photos.device, memory_format=_MEMORY_FORMAT) for x in pairs)
+    return _Inputs(disturbed, motion, frames, keyframes)
+
+
+def _terms(photos: Tensor, painted: Tensor, inputs: _Inputs, targets: _Targets, *, autocast: bool) -> dict[str, Tensor]:
+    """The losses, unweighted; `painted` holds the answers to the photographs and to `inputs`, one after the other."""
+    sizes = [len(photos), len(inputs.disturbed), len(inputs.frames)]
+    stylized, disturbed, frames = torch.split(painted, sizes)
+    lower_precision = torch.autocast(photos.device.type, dtype=torch.bfloat16, enabled=autocast)
+    with lower_precision:
+        features = targets.loss_network(stylized, {*STYLE_LAYERS, CONTENT_LAYER})
+        with torch.no_grad():
+            wanted = targets.loss_network(photos, {CONTENT_LAYER})
+    terms = {
+        "content": content_loss(features[CONTENT_LAYER], wanted[CONTENT_LAYER]),
+        "style": style_distance({name: gram_matrix(features[name]) for name in STYLE_LAYERS}, targets.style_grams),
+        "tv": total_variation_loss(stylized),
+    }
+    if inputs.motion is not None:
+        terms["motion"] = motion_loss(stylized[: len(disturbed)], disturbed, inputs.motion)
+    if len(frames):
+        with lower_precision:
+            terms["keyframes"] = keyframe_loss(frames, inputs.keyframes, targets.loss_network)
+    return terms
 
 
 def _mean_over_processes(terms: Mapping[str, Tensor]) -> dict[str, float]:
