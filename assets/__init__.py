@@ -1,4 +1,13 @@
-"""The styles that ship and the demo clip, as files beside this one, and the user's own styles."""
+"""The styles that ship and the demo clip, as files beside this one, and the user's own styles.
+
+>>> from impasto.assets import DEMO_CLIP, find_style, installed_styles
+>>> "starry-night" in installed_styles()
+True
+>>> find_style("starry-night").name
+'starry-night.fast.onnx'
+>>> DEMO_CLIP.is_file()
+True
+"""
 
 import os
 import sys
@@ -8,6 +17,8 @@ from typing import Literal, get_args
 from ..export.errors import ArtifactError
 
 Tier = Literal["fast", "quality"]
+
+__all__ = ["DEMO_CLIP", "Tier", "find_style", "installed_styles", "style_folders", "user_styles"]
 
 DEMO_CLIP = Path(__file__).with_name("demo.mp4")
 """Four seconds of 640x360 with sound."""
