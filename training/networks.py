@@ -70,7 +70,9 @@ class InstanceNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+        normalised = functional.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+        # The function answers in NCHW whatever it is given; ReLU's gradient across two layouts is thirty times slower.
+        return normalised.contiguous(memory_format=torch.channels_last) if self.training else normalised
 
 
 class ResidualBlock(nn.Module):
