@@ -72,7 +72,7 @@ def export_app(
             candidates=candidates(),
             half_weights=not full_weights,
             overwrite=overwrite,
-            on_progress=console.print,
+            on_progress=lambda line: console.print(line, soft_wrap=True),
         )
         console.print(f"wrote {artifact.path} ({artifact.path.stat().st_size / 1e6:.2f} MB)", soft_wrap=True)
 
@@ -80,26 +80,29 @@ def export_app(
     def int8_command(
         artifact: Annotated[Path, typer.Argument(help="What `impasto export onnx` wrote.")],
         photos: Annotated[Path, typer.Option(help="Folder of photographs to calibrate and to check with.")],
+        checkpoint: Annotated[
+            Path | None,
+            typer.Option(help="What it must look like: the checkpoint behind the artifact; default: the artifact."),
+        ] = None,
         output: Annotated[
             Path | None, typer.Option("-o", "--output", help="The artifact to write; default: NAME.TIER.int8.onnx.")
         ] = None,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing artifact.")] = False,
         quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     ) -> None:
-        """The 8-bit version of an artifact for CPUs, written only if it is faster here and near enough to fp32."""
-        from .quantize import quantize
+        """The 8-bit version of an artifact for CPUs, written only if it is faster here and near enough to PyTorch."""
+        from .quantize import checkpoint_reference, pytorch_reference, quantize
 
         console = Console(stderr=True, quiet=quiet, highlight=False)
-        on_processors = [candidate for candidate in candidates() if candidate.name.endswith(" cpu")]
-        library = on_processors[0].name if on_processors else ""
         written = quantize(
             artifact,
             output,
             calibration=_photographs(photos, demo_clip, count=NUM_CALIBRATION),
             photographs=_photographs(photos, demo_clip, count=NUM_PHOTOGRAPHS, offset=1),
-            candidates=[candidate for candidate in on_processors if candidate.name == library],
+            candidates=[candidate for candidate in candidates() if candidate.name.endswith(" cpu")],
+            reference=pytorch_reference if checkpoint is None else lambda _: checkpoint_reference(checkpoint),
             overwrite=overwrite,
-            on_progress=console.print,
+            on_progress=lambda line: console.print(line, soft_wrap=True),
         )
         console.print(f"wrote {written.path} ({written.path.stat().st_size / 1e6:.2f} MB)", soft_wrap=True)
 
@@ -137,7 +140,7 @@ def export_app(
     def check_command(
         artifact: Annotated[Path, typer.Argument(help="An artifact file.")],
         run: Annotated[
-            bool, typer.Option("--run", help="Also paint odd and large sizes with every engine here.")
+            bool, typer.Option("--run", help="Also paint odd and large sizes and batches with every engine here.")
         ] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Print the metadata as JSON.")] = False,
     ) -> None:
@@ -157,7 +160,7 @@ def export_app(
 
             photograph = _photographs(None, demo_clip, count=1)[0]
             for parity in check_sizes(checked, candidates(), photograph):
-                typer.echo(f"64x64 to 3840x2160: {_parity_line(parity)}", err=as_json)
+                typer.echo(f"64x64 to 3840x2160, odd sizes, batches: {_parity_line(parity)}", err=as_json)
 
     return app
 

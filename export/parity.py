@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +13,34 @@ from .errors import ArtifactError
 
 Picture = npt.NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
+Batch = npt.NDArray[np.uint8]
+"""(N, H, W, 3) uint8 RGB."""
 Paint = Callable[[Picture], Picture]
 """Stylizes one picture whose sides are multiples of the artifact's stride."""
-
 PSNR_FLOOR_DB: Mapping[Precision, float] = {"fp32": 50.0, "bf16": 38.0, "fp16": 38.0, "int8": 30.0}
 """50 dB is a mean error below 1/255; 38 dB about 3/255, unseen beside brush marks; 30 dB about 8/255."""
 
 PSNR_OF_EQUAL_DB = 100.0
 """What identical pictures count as: infinity is no JSON."""
+
+
+class Painter(Protocol):
+    """An artifact, opened in an engine."""
+
+    def __call__(self, picture: Picture) -> Picture:
+        """One picture of any size; sides that are no multiples of the stride are padded as for users' frames."""
+
+    def batch(self, pictures: Batch) -> Batch:
+        """(N, H, W, 3) uint8 RGB to the same, in one inference; H and W multiples of the stride."""
+
+    def several(self, pictures: Sequence[Picture]) -> Sequence[Picture]:
+        """Pictures with sides that are multiples of the stride, as many at once as the artifact was opened for."""
+
+
+class Opener(Protocol):
+    """Opens an artifact in one engine and precision."""
+
+    def __call__(self, artifact: Artifact, in_flight: int = 1) -> AbstractContextManager[Painter]: ...
 
 
 @dataclass(frozen=True)
@@ -29,7 +50,8 @@ class Candidate:
     name: str
     """Library and version, for the metadata."""
     precision: Precision
-    open: Callable[[Artifact], AbstractContextManager[Paint]]
+    """Of float artifacts; a quantised one runs in int8."""
+    open: Opener
 
 
 def compare(pictures: Iterable[tuple[Picture, Picture]], *, precision: Precision, engine: str) -> Parity:
@@ -69,30 +91,46 @@ def check_floor(parity: Parity) -> None:
         )
 
 
-CHECKED_SIZES = ((64, 64), (68, 132), (360, 640), (540, 404), (1080, 1920), (2160, 3840))
-"""Height and width in multiples of 4: the smallest, narrow, tall and the largest that every engine must take."""
+CHECKED_SIZES = ((64, 64), (65, 67), (68, 132), (360, 640), (539, 403), (1080, 1920), (2160, 3840))
+"""Height and width: the smallest, odd, narrow, tall and the largest that every engine must take."""
+CHECKED_BATCHES = (1, 2, 5)
+"""Pictures in one inference."""
 
 
 def check_sizes(artifact: Artifact, candidates: Sequence[Candidate], photograph: Picture) -> Iterator[Parity]:
-    """Paint a photograph at every size with every engine, and compare with the first engine that runs in fp32.
+    """Paint a photograph at every size, and batches of it, with every engine; compare with the first fp32 engine.
+
+    Every picture of a batch must also be what the engine paints of it alone.
 
     Raises:
         ArtifactError: an engine's pictures are too far from the reference's.
     """
-    import cv2
-
     reference = next((candidate for candidate in candidates if candidate.precision == "fp32"), None)
     if reference is None:
         raise ArtifactError("an engine must be installed to check sizes: pip install 'impasto[cpu]'")
+    frames = [_resized(photograph, size) for size in CHECKED_SIZES]
+    batches = [np.stack([np.roll(frames[2], 9 * n, axis=1) for n in range(count)]) for count in CHECKED_BATCHES]
     stride = artifact.metadata.stride
-    sizes = [(height - height % stride, width - width % stride) for height, width in CHECKED_SIZES]
-    frames = [cv2.resize(photograph, size[::-1], interpolation=cv2.INTER_CUBIC).astype(np.uint8) for size in sizes]
+    batches = [batch[:, : batch.shape[1] // stride * stride, : batch.shape[2] // stride * stride] for batch in batches]
     with reference.open(artifact) as paint:
         wanted = [paint(frame) for frame in frames]
+    quantized = artifact.metadata.precision == "int8"
+    if quantized:  # one network whatever the candidate's precision: every library once
+        candidates = [candidate for candidate in candidates if candidate.precision == "fp32"]
     for candidate in candidates:
+        precision: Precision = "int8" if quantized else candidate.precision
         with candidate.open(artifact) as paint:
             pairs = [(picture, paint(frame)) for picture, frame in zip(wanted, frames, strict=True)]
-        precision = "int8" if artifact.metadata.precision == "int8" else candidate.precision
+            alone = [np.concatenate([paint.batch(frame[np.newaxis]) for frame in batch]) for batch in batches]
+            together = [(picture, paint.batch(batch)) for picture, batch in zip(alone, batches, strict=True)]
+        counts = ", ".join(map(str, CHECKED_BATCHES))
+        check_floor(compare(together, precision=precision, engine=f"{candidate.name}, batches of {counts}"))
         parity = compare(pairs, precision=precision, engine=candidate.name)
         check_floor(parity)
         yield parity
+
+
+def _resized(photograph: Picture, size: tuple[int, int]) -> Picture:
+    import cv2
+
+    return cv2.resize(photograph, size[::-1], interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)

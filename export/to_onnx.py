@@ -140,8 +140,8 @@ def prove(
     return tuple(results)
 
 
-def torch_reference(network: "TransformationNetwork") -> Paint:
-    """PyTorch in fp32, eager, with the network as it was trained: the picture that all others must match."""
+def torch_reference(network: "torch.nn.Module") -> Paint:
+    """PyTorch in fp32, eager, with the network as it was given: the picture that all others must match."""
     import torch
 
     module = _bytes_to_bytes(network).eval()

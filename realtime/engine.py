@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..export.artifact import Artifact, Precision, load_artifact, quantized_path
-from ..export.parity import PSNR_FLOOR_DB, Candidate, Paint
+from ..export.parity import PSNR_FLOOR_DB, Candidate, Picture
 from .errors import ArtifactError, EngineError
 
 if TYPE_CHECKING:
@@ -401,11 +401,11 @@ def _fp16_graph_candidate() -> Candidate:
     from .engine_onnxruntime import open_runner, version
 
     @contextmanager
-    def opened(artifact: Artifact) -> Iterator[Paint]:
+    def opened(artifact: Artifact, in_flight: int = 1) -> Iterator[_Painter]:
         runner = open_runner(artifact, artifact.read(), "cpu", "fp16", EngineOptions())
         engine = PictureEngine(runner, stride=artifact.metadata.stride)
         try:
-            yield lambda picture: engine(picture[np.newaxis])[0]
+            yield _Painter(engine)
         finally:
             engine.close()
 
@@ -414,16 +414,38 @@ def _fp16_graph_candidate() -> Candidate:
 
 def _proof_candidate(backend: Backend, precision: Precision) -> Candidate:
     @contextmanager
-    def opened(artifact: Artifact) -> Iterator[Paint]:
+    def opened(artifact: Artifact, in_flight: int = 1) -> Iterator[_Painter]:
         # A quantised artifact has one precision, whatever the device's float precisions are.
         wanted: PrecisionChoice = "auto" if artifact.metadata.precision == "int8" else precision
-        engine = backend.open(artifact, EngineOptions(precision=wanted))
+        engine = backend.open(artifact, EngineOptions(precision=wanted, in_flight=in_flight))
         try:
-            yield lambda picture: engine(picture[np.newaxis])[0]
+            yield _Painter(engine)
         finally:
             engine.close()
 
     return Candidate(f"{backend.library} {backend.version()} {backend.device}", precision, opened)
+
+
+@dataclass(frozen=True)
+class _Painter:
+    """A `parity.Painter`: an engine as the gate wants it."""
+
+    engine: PictureEngine
+
+    def __call__(self, picture: Picture) -> Picture:
+        from .stylizer import submit_picture  # it imports this module
+
+        if any(side % self.engine.stride for side in picture.shape[:2]):
+            return submit_picture(self.engine, picture)()
+        painted: Picture = self.engine(picture[np.newaxis])[0]
+        return painted
+
+    def batch(self, pictures: Batch) -> Batch:
+        return self.engine(pictures)
+
+    def several(self, pictures: Sequence[Picture]) -> Sequence[Picture]:
+        pending = [self.engine.submit(picture[np.newaxis]) for picture in pictures]
+        return [painted.result()[0] for painted in pending]
 
 
 def parse_device(device: str) -> tuple[Device, int]:

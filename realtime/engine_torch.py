@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..export.artifact import Artifact, Precision
+from ..export.to_torch import rebuild_network
 from . import nvidia
 from .engine import Device, Done, EngineInfo, EngineOptions, Tensors, missing, one_line
-from .errors import EngineError
+from .errors import ArtifactError, EngineError
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +60,8 @@ class TorchRunner:
         dtype = torch.float16 if precision == "fp16" else torch.float32
         try:
             network = rebuild_network(artifact).to(device=self._device, dtype=dtype)
+        except ArtifactError as exc:  # another engine may still run it
+            raise EngineError(str(exc)) from exc
         except RuntimeError as exc:
             raise EngineError(f"PyTorch must be able to use {device}: {one_line(exc)}") from exc
         self._network: Any = network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
@@ -128,37 +131,6 @@ class _Captured:
         self._torch.cuda.current_stream(self._device).synchronize()
         painted: npt.NDArray[np.uint8] = self._returned.numpy().copy()
         return painted
-
-
-def rebuild_network(artifact: Artifact) -> "torch.nn.Module":
-    """The PyTorch network with the artifact's weights, upsampling folded as in the graph."""
-    import torch
-    from onnx import numpy_helper
-
-    from ..export.artifact import parse_model
-    from ..training.networks import NetworkConfig, build_network, for_export
-
-    if artifact.metadata.precision == "int8" or artifact.metadata.kind != "single":
-        raise EngineError(f"{artifact.path} must hold one style in float for PyTorch to run it")
-    try:
-        network = for_export(build_network(NetworkConfig(**artifact.metadata.training["network"])))
-    except (KeyError, TypeError, ValueError) as exc:
-        raise EngineError(f"{artifact.path} must say which network it holds for PyTorch to run it") from exc
-    graph = parse_model(artifact).graph
-    weights = {
-        tensor.name.removeprefix("inner.").removesuffix(".half"): numpy_helper.to_array(tensor).astype(np.float32)
-        for tensor in graph.initializer
-        if tensor.name.startswith("inner.")
-    }
-    try:
-        network.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()})
-    except RuntimeError as exc:
-        raise EngineError(f"{artifact.path} must hold the weights of its network: {one_line(exc)}") from exc
-    for node in graph.node:  # centred activations brought an epsilon of their own
-        if node.op_type == "InstanceNormalization":
-            norm: Any = network.get_submodule(node.input[1].removeprefix("inner.").removesuffix(".weight"))
-            norm.eps = next(attribute.f for attribute in node.attribute if attribute.name == "epsilon")
-    return network
 
 
 def _library() -> Any:

@@ -9,10 +9,12 @@ torch = pytest.importorskip("torch", reason="the PyTorch engine needs impasto[tr
 pytest.importorskip("onnxscript", reason="exporting needs impasto[train]")
 
 from impasto.export.artifact import Artifact  # noqa: E402
+from impasto.export.errors import ArtifactError  # noqa: E402
 from impasto.export.parity import compare  # noqa: E402
 from impasto.export.to_onnx import build_graph, torch_reference  # noqa: E402
+from impasto.export.to_torch import rebuild_network  # noqa: E402
 from impasto.realtime.engine import PictureEngine  # noqa: E402
-from impasto.realtime.engine_torch import TorchRunner, rebuild_network  # noqa: E402
+from impasto.realtime.engine_torch import TorchRunner  # noqa: E402
 from impasto.realtime.errors import EngineError  # noqa: E402
 from impasto.training.networks import NetworkConfig, build_network  # noqa: E402
 
@@ -52,5 +54,7 @@ def test_same_picture_as_the_network_that_was_exported(
 
 
 def test_an_artifact_that_does_not_say_what_it_holds(small_artifact: Artifact) -> None:
-    with pytest.raises(EngineError, match="must say which network it holds"):
+    with pytest.raises(ArtifactError, match="must say which network it holds"):
         rebuild_network(small_artifact)
+    with pytest.raises(EngineError, match="must say which network it holds"):
+        TorchRunner(small_artifact, "cpu", "fp32")
