@@ -54,6 +54,9 @@ OPERATORS = frozenset(
 )
 """Standard operators that a stylizing network may use: no control flow, no loops, nothing that reads files."""
 
+ENGINE_MAGIC = b"IMPASTO TENSORRT ENGINE 1\n"
+"""How a `.engine` begins that `to_tensorrt` wrote: an artifact, built for one card."""
+
 _METADATA_KEY = "impasto"
 _DIGEST_KEY = "impasto.sha256"
 _OPSETS = range(13, 24)
@@ -120,6 +123,8 @@ class Artifact:
     metadata: Metadata
     sha256: str
     """Of the whole file, hexadecimal."""
+    is_built: bool = False
+    """Whether it is a `.engine`, which TensorRT alone runs, and on one machine; else an ONNX model."""
 
     def read(self) -> bytes:
         """The file's bytes, proven to be those that were checked: an engine gets nothing else."""
@@ -128,11 +133,22 @@ class Artifact:
             raise ArtifactError(f"{self.path} must stay as it was when it was checked, but it has changed: try again")
         return data
 
+    def read_graph(self) -> bytes:
+        """As `read`, where nothing but an ONNX model will do."""
+        if self.is_built:
+            raise ArtifactError(f"{self.path} must be a .onnx file for this, got an engine that has been built")
+        return self.read()
+
 
 def load_artifact(path: Path | str) -> Artifact:
     """Read and check an artifact. Whatever is wrong with it is an `ArtifactError` of one line."""
     path = Path(path)
     data = _read_bounded(path)
+    if data.startswith(ENGINE_MAGIC) or path.suffix == ".engine":
+        from .to_tensorrt import read_engine
+
+        built = read_engine(data, str(path))
+        return Artifact(path, built.metadata, hashlib.sha256(data).hexdigest(), is_built=True)
     body = _check_digest(path, data)
     model = _parse(path, body)
     metadata = _read_metadata(path, model)
@@ -190,7 +206,7 @@ def quantized_path(path: Path) -> Path:
 
 def parse_model(artifact: Artifact) -> "onnx.ModelProto":
     """The checked model, for those who change or inspect graphs."""
-    return _parse(artifact.path, artifact.read())
+    return _parse(artifact.path, artifact.read_graph())
 
 
 def _digest_entry(body: bytes) -> bytes:
@@ -242,12 +258,13 @@ def _read_metadata(path: Path, model: "onnx.ModelProto") -> Metadata:
     if len(texts) != 1:
         raise ArtifactError(f"{path} must be an Impasto artifact, but it has no metadata of ours")
     try:
-        return _metadata_from_json(json.loads(texts[0]))
+        return metadata_from_json(json.loads(texts[0]))
     except (ValueError, TypeError, KeyError, RecursionError) as exc:
         raise ArtifactError(f"{path} must have valid metadata: {_one_line(exc)}") from exc
 
 
-def _metadata_from_json(values: Any) -> Metadata:
+def metadata_from_json(values: Any) -> Metadata:
+    """Metadata as a file holds it; `ValueError`, `TypeError` or `KeyError` where it does not."""
     if not isinstance(values, dict):
         raise ValueError(f"metadata must be an object, got {type(values).__name__}")
     version = values.get("format_version")

@@ -15,6 +15,7 @@ from .artifact import Artifact, Precision, load_artifact
 if TYPE_CHECKING:
     from .artifact import Parity
     from .parity import Candidate, Picture
+    from .to_tensorrt import Machine
 
 Candidates = Callable[[], Sequence["Candidate"]]
 """Engines of this machine. The caller hands them in: engines live in `realtime`, which imports this package."""
@@ -33,14 +34,14 @@ class OnnxByDefault(TyperGroup):
 
 
 def export_app(
-    candidates: Candidates, *, demo_clip: Path, tensorrt_path: Callable[[Artifact, Precision], Path]
+    candidates: Candidates, *, demo_clip: Path, tensorrt_target: Callable[[Artifact, Precision], "tuple[Path, Machine]"]
 ) -> typer.Typer:
     """The `export` command group; failures leave it as `ImpastoError`s.
 
     Args:
         candidates: engines to prove artifacts with.
         demo_clip: a video whose frames serve where no photographs are given.
-        tensorrt_path: where an engine is looked for that was built for an artifact.
+        tensorrt_target: where an engine is looked for that was built for an artifact, and what it belongs to.
     """
     app = typer.Typer(
         cls=OnnxByDefault,
@@ -114,23 +115,32 @@ def export_app(
             typer.Option("-o", "--output", help="The .engine to write; default: where --device tensorrt looks."),
         ] = None,
         precision: Annotated[str, typer.Option(help="fp16 or fp32.")] = "fp16",
+        smallest: Annotated[str, typer.Option(help="WIDTHxHEIGHT that it takes at least.")] = "64x64",
+        best: Annotated[str, typer.Option(help="WIDTHxHEIGHT that it is fastest at.")] = "1280x720",
+        largest: Annotated[str, typer.Option(help="WIDTHxHEIGHT that it takes at most.")] = "3840x2160",
+        max_batch: Annotated[int, typer.Option(help="Frames in one inference at most.")] = 1,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
         quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     ) -> None:
-        """Artifact to TensorRT engine, for this machine's card; takes minutes."""
+        """Artifact to TensorRT engine, for this machine's card and a range of sizes; takes minutes."""
         from .to_tensorrt import ShapeRange, export_tensorrt
 
         if precision not in ("fp16", "fp32"):
             raise ValueError(f"--precision must be fp16 or fp32, got {precision!r}")
+        shapes = ShapeRange(_size(smallest), _size(best), _size(largest), max_batch)
+        if output is None and shapes != ShapeRange():
+            raise ValueError("-o must be given with sizes of your own: --device tensorrt looks for the default ones")
         checked = load_artifact(artifact)
-        target = output or tensorrt_path(checked, "fp16" if precision == "fp16" else "fp32")
+        kept, machine = tensorrt_target(checked, "fp16" if precision == "fp16" else "fp32")
+        target = output or kept
         console = Console(stderr=True, quiet=quiet, highlight=False)
         with console.status("starting") as status:
             export_tensorrt(
                 checked,
                 target,
                 "fp16" if precision == "fp16" else "fp32",
-                ShapeRange(),
+                shapes,
+                machine,
                 on_progress=status.update,
                 overwrite=overwrite,
             )
@@ -163,6 +173,14 @@ def export_app(
                 typer.echo(f"64x64 to 3840x2160, odd sizes, batches: {_parity_line(parity)}", err=as_json)
 
     return app
+
+
+def _size(text: str) -> tuple[int, int]:
+    """(height, width) of "1280x720"."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ValueError(f"a size must be WIDTHxHEIGHT, got {text!r}")
+    return int(height), int(width)
 
 
 def _parity_line(parity: "Parity") -> str:

@@ -5,13 +5,14 @@ TensorRT's own choice of precision has overflowed before.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .artifact import Artifact, Precision
+from .artifact import ENGINE_MAGIC, Artifact, Metadata, Precision, metadata_from_json
 from .errors import ArtifactError
 from .half import casts_at_the_border, to_half
 
@@ -30,6 +31,8 @@ class ShapeRange:
     max_batch: int = 1
 
     def __post_init__(self) -> None:
+        if self.max_batch < 1:
+            raise ValueError(f"max_batch must be 1 or more, got {self.max_batch}")
         for axis in range(2):
             if not 0 < self.smallest[axis] <= self.best[axis] <= self.largest[axis]:
                 raise ValueError(f"sizes must rise from smallest over best to largest, got {self}")
@@ -39,20 +42,86 @@ class ShapeRange:
         return f"{sizes}-b{self.max_batch}"
 
 
-def cache_key(
-    artifact_sha256: str, shapes: ShapeRange, precision: Precision, *, tensorrt: str, card: str, driver: str
-) -> str:
+@dataclass(frozen=True)
+class Machine:
+    """What an engine belongs to: it runs nowhere else."""
+
+    tensorrt: str
+    """Version of TensorRT."""
+    card: str
+    """What the card calls itself."""
+    driver: str
+    """Version of NVIDIA's driver."""
+
+    def __str__(self) -> str:
+        return f"{self.card}, TensorRT {self.tensorrt}, driver {self.driver}"
+
+
+@dataclass(frozen=True)
+class EngineFile:
+    """What a `.engine` says of itself, and TensorRT's own bytes.
+
+    A line of magic, a line of JSON, then the serialized engine. TensorRT trusts what it deserializes, and so must the
+    user: an engine is to be built on the machine that runs it, not to be passed on.
+    """
+
+    machine: Machine
+    precision: Precision
+    shapes: ShapeRange
+    metadata: Metadata
+    """Of the artifact that it was built from."""
+    plan: bytes
+
+    def serialize(self) -> bytes:
+        header = {
+            "machine": asdict(self.machine),
+            "precision": self.precision,
+            "shapes": asdict(self.shapes),
+            "metadata": asdict(self.metadata),
+            "sha256": hashlib.sha256(self.plan).hexdigest(),
+        }
+        return ENGINE_MAGIC + json.dumps(header, sort_keys=True).encode() + b"\n" + self.plan
+
+
+def read_engine(data: bytes, name: str) -> EngineFile:
+    """The content of a `.engine`; `name` is for the error's text.
+
+    Raises:
+        ArtifactError: it was not written by `build_engine`, or is damaged.
+    """
+    if not data.startswith(ENGINE_MAGIC):
+        raise ArtifactError(f"{name} must be an engine that `impasto export tensorrt` wrote")
+    line, _, plan = data[len(ENGINE_MAGIC) :].partition(b"\n")
+    try:
+        header = json.loads(line)
+        sizes = [
+            (int(height), int(width)) for height, width in map(header["shapes"].get, ("smallest", "best", "largest"))
+        ]
+        shapes = ShapeRange(sizes[0], sizes[1], sizes[2], int(header["shapes"]["max_batch"]))
+        precision: Precision = "fp32" if header["precision"] == "fp32" else "fp16"
+        if hashlib.sha256(plan).hexdigest() != header["sha256"]:
+            raise ValueError("its content does not match its sum")
+        metadata = metadata_from_json(header["metadata"])
+        return EngineFile(Machine(**header["machine"]), precision, shapes, metadata, plan)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+        raise ArtifactError(f"{name} must be an undamaged engine, but {' '.join(str(exc).split())[:200]}") from exc
+
+
+def cache_key(artifact_sha256: str, shapes: ShapeRange, precision: Precision, machine: Machine) -> str:
     """File name of an engine: all that it depends on, readable, then a hash that keeps it unique and short."""
-    parts = (artifact_sha256, str(shapes), precision, tensorrt, card, driver)
-    words = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in f"{card}-trt{tensorrt}")
+    parts = (artifact_sha256, str(shapes), precision, machine.tensorrt, machine.card, machine.driver)
+    words = f"{machine.card}-trt{machine.tensorrt}-driver{machine.driver}"
+    words = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in words)
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    return f"{artifact_sha256[:12]}-{precision}-{shapes}-{words}-driver{driver}-{digest}.engine"
+    return f"{artifact_sha256[:12]}-{precision}-{shapes}-{words}-{digest}.engine"
 
 
 def build_engine(
     graph: bytes,
+    metadata: Metadata,
     precision: Precision,
     shapes: ShapeRange,
+    machine: Machine,
     path: Path,
     *,
     on_progress: Progress = lambda line: None,
@@ -61,9 +130,11 @@ def build_engine(
     """Build and write an engine; takes minutes. Nothing stands under `path` before it is whole.
 
     Args:
-        graph: serialized artifact.
+        graph: serialized artifact, or a graph made from it.
+        metadata: the artifact's.
         precision: fp16 or fp32.
         shapes: the sizes to build for.
+        machine: this one, as the file will say.
         path: the file to write.
         on_progress: gets a line per finished phase.
         cancelled: asked between steps; the build ends with an `ArtifactError` when it says yes.
@@ -73,10 +144,10 @@ def build_engine(
     except ImportError as exc:
         raise ArtifactError("TensorRT must be installed: pip install 'impasto[tensorrt]'") from exc
     graph = casts_at_the_border(to_half(graph) if precision == "fp16" else graph)
-    serialized = _build(tensorrt, graph, precision, shapes, on_progress, cancelled)
+    plan = _build(tensorrt, graph, precision, shapes, on_progress, cancelled)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(serialized)
+        partial.write_bytes(EngineFile(machine, precision, shapes, metadata, plan).serialize())
         partial.replace(path)
     except OSError as exc:
         raise ArtifactError(f"{path} must be writable: {exc.strerror}") from exc
@@ -85,12 +156,24 @@ def build_engine(
 
 
 def export_tensorrt(
-    artifact: Artifact, path: Path, precision: Precision, shapes: ShapeRange, *, on_progress: Progress, overwrite: bool
+    artifact: Artifact,
+    path: Path,
+    precision: Precision,
+    shapes: ShapeRange,
+    machine: Machine,
+    *,
+    on_progress: Progress,
+    overwrite: bool,
 ) -> None:
     """`build_engine` for a file that the user named."""
     if path.exists() and not overwrite:
         raise ArtifactError(f"{path} must not exist yet: choose another name or pass --overwrite")
-    build_engine(artifact.read(), precision, shapes, path, on_progress=on_progress)
+    if not path.parent.is_dir():
+        raise ArtifactError(f"{path.parent} must be a folder that exists")
+    if artifact.metadata.kind != "single" or artifact.metadata.precision == "int8":
+        raise ArtifactError(f"{artifact.path} must hold one style in float to become a TensorRT engine")
+    graph = artifact.read_graph()
+    build_engine(graph, artifact.metadata, precision, shapes, machine, path, on_progress=on_progress)
 
 
 def _build(

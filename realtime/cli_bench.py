@@ -86,7 +86,7 @@ def _paths(styles: list[str] | None) -> list[Path]:
     from .cli_doctor import styles_to_try
     from .errors import ArtifactError
 
-    paths = [Path(style) if style.endswith(".onnx") else find_style(style) for style in styles or ()]
+    paths = [Path(style) if style.endswith((".onnx", ".engine")) else find_style(style) for style in styles or ()]
     paths = paths or list(styles_to_try().values())
     if not paths:
         raise ArtifactError("a style must be installed or given: impasto bench FILE.onnx")

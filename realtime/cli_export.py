@@ -10,6 +10,7 @@ from ..export.cli import export_app
 if TYPE_CHECKING:
     from ..export.artifact import Artifact, Precision
     from ..export.parity import Candidate
+    from ..export.to_tensorrt import Machine
 
 
 def _candidates() -> "Sequence[Candidate]":
@@ -18,10 +19,10 @@ def _candidates() -> "Sequence[Candidate]":
     return proof_candidates()
 
 
-def _tensorrt_path(artifact: "Artifact", precision: "Precision") -> Path:
-    from .engine_tensorrt import engine_path
+def _tensorrt_target(artifact: "Artifact", precision: "Precision") -> "tuple[Path, Machine]":
+    from .engine_tensorrt import engine_path, machine
 
-    return engine_path(artifact.read(), precision)
+    return engine_path(artifact.read_graph(), precision), machine()
 
 
-app = export_app(_candidates, demo_clip=DEMO_CLIP, tensorrt_path=_tensorrt_path)
+app = export_app(_candidates, demo_clip=DEMO_CLIP, tensorrt_target=_tensorrt_target)

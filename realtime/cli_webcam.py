@@ -265,7 +265,7 @@ class _Run:
 
         style, options = str(self._options.look.get("style", "")), self._options
         engines = LiveEngines(device=options.device, precision=options.precision, on_choice=self._say)
-        return StyleShelf(extra=Path(style) if style.endswith(".onnx") else None, load=engines.load)
+        return StyleShelf(extra=Path(style) if style.endswith((".onnx", ".engine")) else None, load=engines.load)
 
     def _settings(self, shelf: "StyleShelf") -> "LiveSettings":
         from ..assets import find_style, installed_styles

@@ -213,6 +213,8 @@ class Backend:
         Raises:
             EngineError: the library, the device or the precision is missing; the message says how to get it.
         """
+        if artifact.is_built and self.library != "tensorrt":
+            raise EngineError(f"{artifact.path} must run in TensorRT, got {self}")
         if artifact.metadata.kind == "style-encoder":
             raise EngineError(f"{artifact.path} must be a style that paints, got the encoder of one")
         graph = artifact.read()
@@ -306,7 +308,11 @@ def load_engine(
         raise ValueError(f"threads must be 0 or more and in_flight 1 or more, got {threads} and {in_flight}")
     if not isinstance(artifact, Artifact):
         artifact = load_artifact(artifact)
-    if kind == "tensorrt" and library in (None, "tensorrt") and build == "background":
+    if artifact.is_built:
+        if kind not in ("auto", "tensorrt") or library not in (None, "tensorrt"):
+            raise EngineError(f"{artifact.path} must run on device tensorrt, got {device}: give its .onnx file")
+        kind, library = "tensorrt", "tensorrt"
+    elif kind == "tensorrt" and library in (None, "tensorrt") and build == "background":
         from .engine_takeover import open_tensorrt
 
         return open_tensorrt(artifact, index=index, precision=wanted, on_choice=on_choice)
@@ -323,7 +329,7 @@ def load_engine(
 def _versions(artifact: Artifact, backend: Backend, wanted: PrecisionChoice) -> list[Artifact]:
     """The artifact, and its int8 version where there is one that may be used."""
     path = quantized_path(artifact.path)
-    if artifact.metadata.precision == "int8" or wanted not in ("auto", "int8"):
+    if artifact.is_built or artifact.metadata.precision == "int8" or wanted not in ("auto", "int8"):
         return [artifact]
     if wanted == "auto" and (backend.hardware != "cpu" or not path.is_file()):
         return [artifact]

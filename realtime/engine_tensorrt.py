@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..export.artifact import Artifact, Precision
-from ..export.to_tensorrt import ShapeRange, build_engine, cache_key
+from ..export.to_tensorrt import EngineFile, Machine, ShapeRange, build_engine, cache_key, read_engine
 from . import nvidia
 from .cache import cache_folder
 from .engine import Device, Done, EngineInfo, EngineOptions, Tensors, missing, one_line
@@ -25,30 +25,57 @@ _MEND = "pip install 'impasto[tensorrt]'"
 def open_runner(
     artifact: Artifact, graph: bytes, device: Device, precision: Precision, options: EngineOptions
 ) -> "TensorRtRunner":
-    """The graph's engine from the cache, built first if it is not there and may be."""
+    """The graph's engine from the cache, built first if it is not there and may be; or the engine that is given."""
+    if artifact.is_built:
+        return TensorRtRunner(_for_this_machine(artifact, options), options)
     path = engine_path(graph, precision, options.index)
     if not path.is_file():
         if options.build != "wait":
             raise EngineError(f"no TensorRT engine has been built for it yet: impasto export tensorrt {artifact.path}")
         try:
-            build_engine(graph, precision, ShapeRange(), path, on_progress=logger.info, cancelled=options.cancelled)
+            build_engine(
+                graph,
+                artifact.metadata,
+                precision,
+                ShapeRange(),
+                machine(options.index),
+                path,
+                on_progress=logger.info,
+                cancelled=options.cancelled,
+            )
         except ArtifactError as exc:
             raise EngineError(str(exc)) from exc
-    return TensorRtRunner(path, precision, options)
+    try:
+        return TensorRtRunner(read_engine(path.read_bytes(), path.name), options)
+    except (ArtifactError, EngineError) as exc:
+        path.unlink(missing_ok=True)  # of another version, or damaged; it is a cache
+        raise EngineError(f"{exc}: it has been removed, try again") from exc
+
+
+def _for_this_machine(artifact: Artifact, options: EngineOptions) -> EngineFile:
+    built = read_engine(artifact.read(), str(artifact.path))
+    here = machine(options.index)
+    if built.machine != here:
+        raise EngineError(
+            f"{artifact.path} must have been built here ({here}), but is for {built.machine}: "
+            "impasto export tensorrt STYLE.onnx"
+        )
+    if options.precision not in ("auto", built.precision):
+        raise EngineError(f"precision must be {built.precision} for {artifact.path}, got {options.precision}")
+    return built
 
 
 def engine_path(graph: bytes, precision: Precision, index: int = 0) -> Path:
     """Where the cache keeps the engine of a graph for this card, driver and TensorRT."""
-    driver = _driver(index)
-    key = cache_key(
-        hashlib.sha256(graph).hexdigest(),
-        ShapeRange(),
-        precision,
-        tensorrt=version(),
-        card=driver.cards[index].name,
-        driver=".".join(map(str, driver.cuda_version)),
-    )
+    key = cache_key(hashlib.sha256(graph).hexdigest(), ShapeRange(), precision, machine(index))
     return cache_folder("tensorrt") / key
+
+
+def machine(index: int = 0) -> Machine:
+    """What an engine that is built here belongs to."""
+    driver = _driver(index)
+    dotted = ".".join(map(str, driver.cuda_version))
+    return Machine(version(), driver.cards[index].name, nvidia.driver_version() or f"cuda{dotted}")
 
 
 def precisions(device: Device, index: int = 0) -> tuple[Precision, ...]:
@@ -69,20 +96,20 @@ def version() -> str:
 class TensorRtRunner:
     """An engine with device buffers that grow to the largest size seen."""
 
-    def __init__(self, path: Path, precision: Precision, options: EngineOptions) -> None:
+    def __init__(self, built: EngineFile, options: EngineOptions) -> None:
         tensorrt, cudart = _libraries()
         self._cudart = cudart
         _check(cudart.cudaSetDevice(options.index))
         runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
-        self._engine: Any = runtime.deserialize_cuda_engine(path.read_bytes())
+        self._engine: Any = runtime.deserialize_cuda_engine(built.plan)
         if self._engine is None:
-            path.unlink(missing_ok=True)  # of another version, or damaged; it is a cache
-            raise EngineError(f"TensorRT must be able to read {path.name}: it has been removed, try again")
+            raise EngineError("TensorRT must be able to read the engine, but it cannot")
         self._context: Any = self._engine.create_execution_context()
         (self._stream,) = _check(cudart.cudaStreamCreate())
         self._buffers: dict[str, tuple[int, int]] = {}
         self._index = options.index
-        self.info = EngineInfo("tensorrt", f"CUDA:{options.index}", precision)
+        self._shapes = built.shapes
+        self.info = EngineInfo("tensorrt", f"CUDA:{options.index}", built.precision)
 
     def start(self, inputs: Tensors) -> Done:
         if self._context is None:
@@ -92,7 +119,9 @@ class TensorRtRunner:
         cudart, stream = self._cudart, self._stream
         _check(cudart.cudaSetDevice(self._index))  # the current device belongs to the calling thread
         if not self._context.set_input_shape("frame", frames.shape):
-            raise EngineError(f"frames must have a size that the engine was built for, got {frames.shape}")
+            raise EngineError(
+                f"frames must be of a size that the engine was built for, {self._shapes}, got {frames.shape}"
+            )
         source, target = self._buffer("frame", frames.nbytes), self._buffer("stylized", painted.nbytes)
         kinds = cudart.cudaMemcpyKind
         _check(cudart.cudaMemcpyAsync(source, frames.ctypes.data, frames.nbytes, kinds.cudaMemcpyHostToDevice, stream))

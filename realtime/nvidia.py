@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+MANAGEMENT_LIBRARY = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,22 @@ def driver() -> Driver | None:
         return None
     cards = tuple(_card(library, index) for index in range(count.value))
     return Driver((version.value // 1000, version.value % 1000 // 10), cards)
+
+
+def driver_version() -> str | None:
+    """The driver's own version, e.g. "550.54.15"; None where NVIDIA's management library does not say."""
+    try:
+        library = ctypes.CDLL(MANAGEMENT_LIBRARY)
+    except OSError:
+        return None
+    text = ctypes.create_string_buffer(80)  # NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE
+    if library.nvmlInit_v2():
+        return None
+    try:
+        failed = library.nvmlSystemGetDriverVersion(text, len(text))
+    finally:
+        library.nvmlShutdown()
+    return None if failed else text.value.decode(errors="replace")
 
 
 def _card(library: ctypes.CDLL, index: int) -> Card:

@@ -316,7 +316,7 @@ def open_job(
 
 def find_artifact(style: str | Path, tier: str | None = None) -> Path:
     """The artifact that `style` means: a path if it looks like one, else an installed style's."""
-    if str(style).endswith(".onnx"):
+    if str(style).endswith((".onnx", ".engine")):
         return Path(style)
     from ..assets import find_style
 

@@ -11,7 +11,6 @@ import pytest
 from onnx import TensorProto, helper
 
 from impasto.export.artifact import Artifact
-from impasto.export.to_tensorrt import ShapeRange, cache_key
 from impasto.realtime import engine_onnxruntime, nvidia
 from impasto.realtime.engine import BACKENDS, Backend, EngineOptions, load_engine, run_once
 from impasto.realtime.errors import EngineError
@@ -142,22 +141,6 @@ def test_an_index_that_does_not_exist(small_artifact: Artifact) -> None:
 def test_device_and_library_that_do_not_go_together(small_artifact: Artifact) -> None:
     with pytest.raises(EngineError, match="must go together"):
         load_engine(small_artifact, device="coreml", library="openvino")
-
-
-def test_a_tensorrt_engines_name_says_all_that_it_depends_on() -> None:
-    known = {"tensorrt": "10.7.0", "card": "NVIDIA H100 80GB", "driver": "12.4"}
-    key = cache_key("ab" * 32, ShapeRange(), "fp16", **known)
-    for part in ("abababababab", "fp16", "64x64-1280x720-3840x2160-b1", "trt10.7.0", "NVIDIA_H100_80GB", "driver12.4"):
-        assert part in key
-    others = {
-        cache_key("cd" * 32, ShapeRange(), "fp16", **known),
-        cache_key("ab" * 32, ShapeRange(best=(360, 640)), "fp16", **known),
-        cache_key("ab" * 32, ShapeRange(), "fp32", **known),
-        *(cache_key("ab" * 32, ShapeRange(), "fp16", **(known | {name: "other"})) for name in known),
-    }
-    assert len(others | {key}) == 7
-    with pytest.raises(ValueError, match="sizes must rise"):
-        ShapeRange(smallest=(720, 1280), best=(360, 640))
 
 
 def test_a_second_input_reaches_the_network(make_artifact: Callable[..., Artifact]) -> None:

@@ -16,6 +16,7 @@ from impasto.export.errors import ArtifactError
 from impasto.export.half import to_half
 from impasto.export.parity import Candidate, Paint, Picture, check_floor, compare
 from impasto.export.pictures import load_photographs
+from impasto.export.to_tensorrt import Machine
 
 torch = pytest.importorskip("torch", reason="exporting needs impasto[train]")
 
@@ -209,7 +210,9 @@ def test_compare_against_its_formula() -> None:
 
 
 APP = export_app(
-    proof_candidates, demo_clip=Path("none.mp4"), tensorrt_path=lambda artifact, precision: Path("none.engine")
+    proof_candidates,
+    demo_clip=Path("none.mp4"),
+    tensorrt_target=lambda artifact, precision: (Path("none.engine"), Machine("10", "card", "driver")),
 )
 
 
