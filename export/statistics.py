@@ -122,12 +122,19 @@ def layout_of(model: "onnx.ModelProto") -> StatisticsLayout:
     return StatisticsLayout(tuple(layers))
 
 
-def measure_statistics(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """The same network with a second output, `moments` (N, K) float32, the frame's own."""
+def measure_statistics(model: "onnx.ModelProto", *, paint: bool = True) -> "onnx.ModelProto":
+    """The same network with a second output, `moments` (N, K) float32, the frame's own.
+
+    Without `paint` it is the only output, which takes two thirds of the time.
+    """
     layout, changed = layout_of(model), _copy(model)
     for index, (node, layer) in enumerate(zip(_norms(changed), layout.layers, strict=True)):
         changed.graph.node.extend(_measuring_nodes(index, node.input[0], layer.channels))
     _add_moments_output(changed, layout)
+    if not paint:
+        moments = changed.graph.output[-1]
+        del changed.graph.output[:]
+        changed.graph.output.append(moments)
     return changed
 
 

@@ -170,18 +170,13 @@ def _naively(once: _Once) -> "Callable[[Frame], Picture]":
 def _carrying(path: Path, engine: "Engine") -> "list[tuple[str, Engine]]":
     """The style with statistics averaged over time, and with those of the first frame."""
     from ..export.artifact import load_artifact
-    from .engine import BACKENDS, EngineOptions
-    from .engine_statistics import CarriedEngine, StatisticsEngine
-    from .errors import EngineError
+    from .engine_carried import load_carried_engine
 
-    on_cpu = engine.info.device.upper().startswith("CPU")
-    backend = next((b for b in BACKENDS if b.library == engine.info.name and (b.hardware == "cpu") == on_cpu), None)
-    if backend is None:
-        raise EngineError(f"carried statistics need another engine than {engine.info}")
-    options, artifact = EngineOptions(), load_artifact(path)
+    artifact, info = load_artifact(path), engine.info
+    how: dict[str, Any] = {"library": info.name, "device": "cpu" if info.device.upper() == "CPU" else "auto"}
     return [
-        (kind, CarriedEngine(StatisticsEngine(artifact, backend, options), memory_frames=memory))
-        for kind, memory in (("carried", 24.0), ("frozen", math.inf))
+        ("carried", load_carried_engine(artifact, "carried", **how)),
+        ("frozen", load_carried_engine(artifact, "frozen", **how)),
     ]
 
 

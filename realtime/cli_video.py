@@ -50,8 +50,11 @@ def video(
         bool, typer.Option("--keep-colors", rich_help_panel=LOOK, help="Light from the painting, colours of the video.")
     ] = False,
     smooth: Annotated[
-        float, typer.Option(min=0.0, max=1.0, rich_help_panel=LOOK, help="Steadier over time; try 0.5.")
+        float, typer.Option(min=0.0, max=1.0, rich_help_panel=LOOK, help="Steadier over time; try 0.8.")
     ] = 0.0,
+    statistics: Annotated[
+        str, typer.Option(rich_help_panel=LOOK, help="Against pulsing colours: frame, carried (over time) or frozen.")
+    ] = "frame",
     timeline: Annotated[
         Path | None, typer.Option(rich_help_panel=LOOK, help="TOML file of cues: style and strength over time.")
     ] = None,
@@ -116,7 +119,8 @@ def video(
     from .options import VideoOptions, parse_time
 
     options = VideoOptions(
-        style=style, tier=tier, strength=strength, keep_colors=keep_colors, smooth=smooth, timeline=timeline,
+        style=style, tier=tier, strength=strength, keep_colors=keep_colors, smooth=smooth,
+        statistics=statistics, timeline=timeline,  # type: ignore[arg-type]
         device=device, precision=precision, size=size, tile=tile, fps=None if fps is None else parse_fps(fps),
         start=None if start is None else parse_time(start), end=None if end is None else parse_time(end),
         deinterlace=not no_deinterlace, hdr=_choice("hdr", hdr, ("sdr", "keep")), decoder=decoder,

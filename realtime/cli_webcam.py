@@ -56,7 +56,10 @@ def webcam(
     keep_colors: Annotated[
         bool | None, typer.Option("--keep-colors/--paint-colors", help="Luminance from the painting, colours from you.")
     ] = None,
-    smooth: Annotated[float | None, typer.Option(help="0 to 1: steadier where nothing moves.  [default: 0]")] = None,
+    smooth: Annotated[float | None, typer.Option(help="0 to 1: steadier over time; try 0.8.  [default: 0]")] = None,
+    statistics: Annotated[
+        str, typer.Option(help="Against pulsing colours: frame, carried (over time) or frozen after two seconds.")
+    ] = "frame",
     mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="As in a mirror.")] = None,
     crossfade: Annotated[float | None, typer.Option(help="Seconds from style to style.  [default: 0.6]")] = None,
     preset: Annotated[
@@ -130,8 +133,8 @@ def webcam(
         latency_budget_ms=parse_budget(latency_budget), virtual_camera=virtual_camera or bool(virtual_camera_device),
         virtual_camera_device=virtual_camera_device, window=window, record=record, microphone=microphone,
         push=tuple(push or ()), bitrate=bitrate, stdout=stdout, panel=panel, open_browser=open_browser, port=port,
-        listen=listen, allow_host=tuple(allow_host or ()), folder=folder, device=device, precision=precision,
-        wait=wait, seconds=seconds, time_code=time_code, overwrite=overwrite, as_json=as_json, quiet=quiet,
+        listen=listen, allow_host=tuple(allow_host or ()), folder=folder, statistics=statistics,
+        device=device, precision=precision, wait=wait, seconds=seconds, time_code=time_code, overwrite=overwrite, as_json=as_json, quiet=quiet,
     )  # fmt: skip
     if _Run(options).run():
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -165,6 +168,7 @@ class _Options:
     listen: str
     allow_host: Sequence[str]
     folder: Path | None
+    statistics: str
     device: str
     precision: str
     wait: bool
@@ -260,11 +264,15 @@ class _Run:
     # Building
 
     def _shelf(self) -> "StyleShelf":
+        from .engine_carried import check_statistics
         from .live_engine import LiveEngines
         from .live_styles import StyleShelf
 
         style, options = str(self._options.look.get("style", "")), self._options
-        engines = LiveEngines(device=options.device, precision=options.precision, on_choice=self._say)
+        engines = LiveEngines(
+            device=options.device, precision=options.precision, on_choice=self._say,
+            statistics=check_statistics(options.statistics),
+        )  # fmt: skip
         return StyleShelf(extra=Path(style) if style.endswith((".onnx", ".engine")) else None, load=engines.load)
 
     def _settings(self, shelf: "StyleShelf") -> "LiveSettings":

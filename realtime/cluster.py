@@ -154,7 +154,7 @@ def paint_segment(plan: _Plan, number: int, threads: int) -> PaintedSegment:
     ):
         job = Job(Path(folder), {}, plan.time_base, Path(folder))
         stylizer = engines.stylizer(options, frames.info)
-        step = step_for(stylizer, plan.source, options, plan.times[:first])
+        step = step_for(stylizer, plan.source, options, frames.info, plan.times[:first])
         with SegmentWriter(job, frames.info, plan.encoding, frames=len(wanted)) as writer:
             Pipeline(_First(frames, len(wanted)), step, [writer]).run()
         if not job.segments:

@@ -509,12 +509,21 @@ def _choose(
 
 
 def one_inference_ms(engine: Engine, *, height: int = 360, width: int = 640) -> float:
-    """Milliseconds of one real inference after a first, at a size that every stride up to 8 divides."""
+    """Milliseconds of one real inference after a first, at a size that every stride up to 8 divides.
+
+    The best of a few: on a busy machine a single one may take ten times as long, and the race be lost by the fastest.
+    """
     frame = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
     engine(frame)
-    start = time.perf_counter()
-    engine(frame)
-    return (time.perf_counter() - start) * 1e3
+    taken = []
+    for _ in range(RACE_ROUNDS):
+        start = time.perf_counter()
+        engine(frame)
+        taken.append(time.perf_counter() - start)
+    return min(taken) * 1e3
+
+
+RACE_ROUNDS = 3
 
 
 def missing(distribution: str, what: str, mend: str) -> EngineError:

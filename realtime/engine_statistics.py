@@ -3,8 +3,9 @@
 `export.statistics` says what the statistics are and makes the graphs; here they are run.
 """
 
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,23 @@ from ..export.statistics import (
     layout_of,
     measure_statistics,
 )
-from .engine import Backend, Batch, EngineInfo, EngineOptions, Runner, Tensors, check_batch
+from .engine import (
+    BACKENDS,
+    Backend,
+    Batch,
+    EngineInfo,
+    EngineOptions,
+    Library,
+    Pending,
+    PrecisionChoice,
+    Runner,
+    Tensors,
+    check_batch,
+    load_engine,
+)
+from .errors import EngineError
+
+logger = logging.getLogger(__name__)
 
 Picture = npt.NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
@@ -54,12 +71,22 @@ class StatisticsEngine:
         outputs = self._runner("measuring").start({"frame": np.ascontiguousarray(frame)}).result()
         return outputs["stylized"], self.layout.statistics([(outputs["moments"][0], _area(frame))])
 
+    def start_measuring(self, frame: Batch) -> Callable[[], Vector]:
+        """Begin to measure a (1, H, W, 3) frame, which must not change; the call waits for its (K,) statistics."""
+        self._check(frame)
+        pending = self._runner("only measuring").start({"frame": np.ascontiguousarray(frame)})
+        return lambda: self.layout.statistics([(pending.result()["moments"][0], _area(frame))])
+
     def paint(self, frame: Batch, statistics: Vector) -> Batch:
         """The (1, H, W, 3) frame painted with (K,) statistics; takes less time than with its own."""
-        self._check(frame)
-        inputs: Tensors = {"frame": np.ascontiguousarray(frame), "affine": self.layout.affine(statistics)}
-        painted: Batch = self._runner("held").start(inputs).result()["stylized"]
+        painted: Batch = self.start(frame, statistics).result()["stylized"]
         return painted
+
+    def start(self, frame: Batch, statistics: Vector) -> Pending:
+        """Begin to `paint`; the picture is the result's `stylized`."""
+        self._check(frame)
+        affine = self.layout.affine(statistics)
+        return self._runner("held").start({"frame": np.ascontiguousarray(frame), "affine": affine})
 
     def paint_and_measure(
         self, frame: Batch, statistics: Vector, *, inset: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -77,6 +104,13 @@ class StatisticsEngine:
         outputs = self._runner("held and measuring").start(inputs).result()
         return outputs["stylized"], outputs["moments"][0]
 
+    def warmup(self, height: int, width: int) -> None:
+        """Compile what measures and what paints for this size, so that a film is painted by one graph throughout."""
+        frame = np.zeros((1, height, width, 3), np.uint8)
+        self._runner("only measuring").prepare({"frame": frame.shape})
+        self._runner("held").prepare({"frame": frame.shape, "affine": (1, self.layout.size)})
+        self.paint(frame, self.start_measuring(frame)())
+
     def close(self) -> None:
         for runner in self._runners.values():
             runner.close()
@@ -84,8 +118,8 @@ class StatisticsEngine:
 
     def _runner(self, kind: str) -> Runner:
         if kind not in self._runners:
-            if kind == "measuring":
-                changed = measure_statistics(self._model)
+            if kind in ("measuring", "only measuring"):
+                changed = measure_statistics(self._model, paint=kind == "measuring")
             else:
                 changed = hold_statistics(self._model, measure=kind == "held and measuring")
             graph = changed.SerializeToString()
@@ -98,70 +132,44 @@ class StatisticsEngine:
             raise ValueError(f"a frame must be (1, H, W, 3), got {frame.shape}")
 
 
-class CarriedEngine:
-    """An `Engine` for video whose statistics follow the pictures slowly, so that nothing pulses.
+def load_statistics_engine(
+    artifact: Artifact,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    library: Library | None = None,
+    threads: int = 0,
+    in_flight: int = 1,
+) -> StatisticsEngine:
+    """A style with its statistics in the caller's hands, on whatever `load_engine` would choose.
 
-    The statistics are an exponential average over time of those that frames would have by themselves, measured on
-    every `every`-th frame, which is painted twice; the frames between cost less than with statistics of their own.
-    Measuring while painting with the average is cheaper but wrong: each layer then tells what it sees behind layers
-    normalised by the past, and the average overshoots (steps of 35/255 when a bright card slid over a still room,
-    where statistics of each frame's own stepped by 5 and these by 2).
+    Raises:
+        EngineError: nothing that was asked for can run here, or not with statistics from outside.
     """
+    if precision == "int8":
+        raise EngineError("precision must be one of fp32, bf16, fp16 for carried statistics or tiles, got int8")
+    engine = load_engine(artifact, device=device, precision=precision, library=library, threads=threads)
+    engine.close()
+    return open_statistics(artifact, engine.info, threads=threads, in_flight=in_flight)
 
-    def __init__(self, engine: StatisticsEngine, *, memory_frames: float = 24.0, every: int = 6) -> None:
-        """
-        Args:
-            engine: owned from here on.
-            memory_frames: after so many frames, a lasting change has come through to 63 %; infinity freezes the
-                statistics of the first frame.
-            every: frames from one measurement to the next.
-        """
-        if memory_frames <= 0 or every < 1:
-            raise ValueError(f"memory_frames must be above 0 and every 1 or more, got {memory_frames} and {every}")
-        self._engine = engine
-        self._every = every
-        self._kept = math.exp(-1 / memory_frames)
-        self._statistics: Vector | None = None
-        self._measured: Vector | None = None
-        self._frames = 0
 
-    @property
-    def info(self) -> EngineInfo:
-        return self._engine.info
-
-    @property
-    def stride(self) -> int:
-        return self._engine.stride
-
-    def __call__(self, frames: Batch) -> Batch:
-        check_batch(frames, self.stride)
-        return np.concatenate([self._next(frames[index : index + 1]) for index in range(len(frames))])
-
-    def reset(self) -> None:
-        """Forget earlier frames: at a cut or a seek."""
-        self._statistics = None
-
-    def warmup(self, height: int, width: int) -> None:
-        frame = np.zeros((1, height, width, 3), np.uint8)
-        _, statistics = self._engine.measure(frame)
-        for _ in range(3):
-            self._engine.paint(frame, statistics)
-
-    def close(self) -> None:
-        self._engine.close()
-
-    def _next(self, frame: Batch) -> Batch:
-        if self._statistics is None or self._measured is None:
-            painted, self._statistics = self._engine.measure(frame)
-            self._measured, self._frames = self._statistics, 0
-            return painted
-        self._frames += 1
-        if self._kept < 1.0:
-            if self._frames % self._every == 0:
-                _, self._measured = self._engine.measure(frame)
-            # A little on every frame: the whole way at once would be seen as a step.
-            self._statistics = self._kept * self._statistics + (1 - self._kept) * self._measured
-        return self._engine.paint(frame, self._statistics)
+def open_statistics(artifact: Artifact, info: EngineInfo, *, threads: int = 0, in_flight: int = 1) -> StatisticsEngine:
+    """As `load_statistics_engine`, where it is known what the style runs on."""
+    hardware = "cpu" if info.device.upper().startswith("CPU") else "gpu"
+    # Where int8 won, the float precision that the device is fastest in.
+    precision: PrecisionChoice = "auto" if info.precision == "int8" else info.precision
+    options = EngineOptions(precision=precision, threads=threads, in_flight=in_flight)
+    for backend in BACKENDS:
+        if (backend.library, backend.hardware) != (info.name, hardware):
+            continue
+        engine = StatisticsEngine(artifact, backend, options)
+        try:
+            if engine.info.device == info.device:
+                return engine
+        except EngineError as exc:
+            logger.debug("no statistics with %s: %s", backend, exc)
+        engine.close()
+    raise EngineError(f"statistics from outside need a library that takes any graph, got {info}")
 
 
 @dataclass(frozen=True)
@@ -194,7 +202,6 @@ def paint_tiled(
     *,
     tile: int = DEFAULT_TILE,
     statistics: Vector | None = None,
-    passes: int | None = None,
 ) -> tuple[Picture, Vector]:
     """A frame painted in tiles as if in one piece, and its statistics, a good start for the next frame.
 
@@ -209,15 +216,13 @@ def paint_tiled(
         frame: (H, W, 3) uint8 RGB, sides multiples of the stride.
         tile: side of a window in pixels, its margins included.
         statistics: (K,) where a guess is at hand.
-        passes: None for as many as it takes; 1 paints with `statistics` as they are, which is what a video wants
-            whose statistics are carried from frame to frame.
     """
     check_batch(frame[np.newaxis], engine.stride)
     tiles = list(tiles_of(frame.shape[0], frame.shape[1], tile=tile, margin=engine.margin, stride=engine.stride))
     if statistics is None:
         _, statistics = engine.measure(_thumbnail(frame, tile, engine.stride)[np.newaxis])
     painted = np.empty_like(frame)
-    for settled in range(passes or len(engine.layout.layers) + 1):
+    for settled in range(len(engine.layout.layers) + 1):
         parts = []
         for part in tiles:
             picture, moments = engine.paint_and_measure(frame[part.window][np.newaxis], statistics, inset=part.inset)
@@ -229,6 +234,15 @@ def paint_tiled(
         end = 2 * sum(layer.channels for layer in engine.layout.layers[: settled + 1])
         statistics = np.concatenate([measured[:end], statistics[end:]])
     return painted, measured
+
+
+def paint_tiles(engine: StatisticsEngine, frame: Picture, statistics: Vector, *, tile: int = DEFAULT_TILE) -> Picture:
+    """A frame painted in tiles with (K,) statistics as they are: one pass. (H, W, 3) as for `paint_tiled`."""
+    check_batch(frame[np.newaxis], engine.stride)
+    painted = np.empty_like(frame)
+    for part in tiles_of(frame.shape[0], frame.shape[1], tile=tile, margin=engine.margin, stride=engine.stride):
+        painted[part.inner] = _inner(engine.paint(frame[part.window][np.newaxis], statistics)[0], part)
+    return painted
 
 
 def tiles_of(height: int, width: int, *, tile: int, margin: int, stride: int) -> Iterator[Tile]:

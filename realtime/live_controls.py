@@ -23,7 +23,7 @@ HOTKEYS: Mapping[str, str] = {
 """Key and what it does, in the order they are shown."""
 
 STRENGTH_STEP = 0.1
-SMOOTHING = 0.6
+SMOOTHING = 0.8
 """What the smoothing key switches on."""
 
 

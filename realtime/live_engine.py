@@ -12,10 +12,16 @@ from typing import Any
 
 from ..export.artifact import Artifact
 from .engine import Engine, load_engine
+from .engine_carried import CarriedEngine, Statistics
+from .engine_statistics import open_statistics
 from .live_settings import Tier, config_folder
 
 logger = logging.getLogger(__name__)
 
+LIVE_EVERY = 24
+"""Frames from one measurement of a live picture's statistics to the next: each delays its frame by up to a half."""
+LIVE_SETTLE_FRAMES = 48
+"""A camera needs a second or two to find its exposure, before statistics can be frozen."""
 CLOSE_SECONDS = 1.0
 """How long the end waits for a style that is still being loaded."""
 LIBRARIES = ("openvino", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "tensorrt", "torch")
@@ -29,8 +35,10 @@ class LiveEngines:
     compared in any case.
     """
 
-    def __init__(self, *, device: str, precision: str, on_choice: Callable[[str], None]) -> None:
-        self._precision, self._on_choice = precision, on_choice
+    def __init__(
+        self, *, device: str, precision: str, on_choice: Callable[[str], None], statistics: Statistics = "frame"
+    ) -> None:
+        self._precision, self._on_choice, self._statistics = precision, on_choice, statistics
         self._how: dict[str, Any] = {"device": device}
         if device == "auto" and (library := _remembered()) is not None:
             self._how = {"device": "cpu", "library": library}
@@ -41,7 +49,13 @@ class LiveEngines:
         if self._how == {"device": "auto"} and engine.info.device.lower() == "cpu":
             self._how = {"device": "cpu", "library": engine.info.name}
             _remember(engine.info.name)
-        return engine
+        if self._statistics == "frame":
+            return engine
+        engine.close()
+        measurable = open_statistics(artifact, engine.info)
+        return CarriedEngine(
+            measurable, frozen=self._statistics == "frozen", every=LIVE_EVERY, settle_frames=LIVE_SETTLE_FRAMES
+        )
 
 
 class FirstStyle:

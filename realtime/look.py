@@ -2,7 +2,7 @@
 
 import tomllib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, log
@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ..export.statistics import Vector
 from .engine import Engine
+from .engine_carried import CarriedEngine
 from .errors import ArtifactError
 from .frame import Frame, Picture
 from .options import parse_time
@@ -82,38 +84,84 @@ class FilmStylizer:
         self._smooth = smooth
         self._smoother = Smoother(smooth)
         self._last_mix: Mix = {}
+        self._followers = {name: engine for name, engine in engines.items() if isinstance(engine, CarriedEngine)}
+        self.number = 0
+        """Of the next frame to plan, counted from the film's first."""
+        self.reset()
 
     @property
     def in_flight(self) -> int:
-        """Frames that may be submitted at once; smoothing needs them one after the other."""
-        return 1 if self._smooth else min(getattr(engine, "in_flight", 1) for engine in self._engines.values())
+        """Frames that may be submitted at once: one more than the engines work on, so that none of them waits while a
+        frame is finished here and the next is made ready."""
+        at_once = min(getattr(engine, "in_flight", 1) for engine in self._engines.values())
+        return at_once + 1 if at_once > 1 else 1
 
     def __call__(self, frame: Frame) -> Frame:
-        mix = self._look.mix(float(frame.pts))
-        if _jumps(self._last_mix, mix):
-            self._smoother.reset()
-        self._last_mix = mix
-        if not mix:
-            return frame
-        picture = self._smoother.paint(frame.data, self._submit(frame, mix))
-        return self._finish(frame, mix, picture)
+        return self.submit(frame).result()
 
     def submit(self, frame: Frame) -> "PendingFilmFrame":
-        """Begin to paint a frame; see `pipeline.SubmittingStep`. Without smoothing."""
+        """Begin to paint the film's next frame; see `pipeline.SubmittingStep`. Results are collected in order."""
+        return self.carry_out(self.plan(frame))
+
+    def plan(self, frame: Frame) -> "Plan":
+        """How the film's next frame is painted; for every frame in order."""
         mix = self._look.mix(float(frame.pts))
+        statistics = {}
+        for style, engine in self._followers.items():
+            if style in mix:
+                statistics[style] = engine.follow(frame.data, self.number)
+            else:
+                engine.reset()
+        self.number += 1
+        return Plan(frame, mix, statistics)
+
+    def carry_out(self, plan: "Plan") -> "PendingFilmFrame":
+        """Begin to paint; plans that smoothing connects come in order, and their results are collected in order."""
+        frame, mix = plan.frame, plan.mix
+        if _jumps(self._last_mix, mix):
+            self.forget()
+        self._last_mix = mix
         if not mix:
             return PendingFilmFrame(lambda: frame)
-        wait = self._submit(frame, mix)
-        return PendingFilmFrame(lambda: self._finish(frame, mix, wait()))
+        # Frames in flight keep theirs when another takes its place.
+        smoother = self._smoother
+        wait = self._start(plan)
+        search = smoother.begin(frame.data)
 
-    def reset(self) -> None:
-        """Forget earlier frames, at a seek."""
-        self._smoother.reset()
+        def result() -> Frame:
+            try:
+                painted = wait()
+            except BaseException:
+                smoother.abandon(search)
+                raise
+            return self._finish(frame, mix, smoother.finish(search, painted))
+
+        return PendingFilmFrame(result)
+
+    def forget(self) -> None:
+        """Begin to smooth anew with the next plan, as after a cut."""
+        self._smoother = Smoother(self._smooth)
         self._last_mix = {}
 
-    def _submit(self, frame: Frame, mix: Mix) -> Callable[[], Picture]:
+    def reset(self) -> None:
+        """Begin another film, or go on elsewhere in this one."""
+        self.forget()
+        self.number = 0
+        for engine in self._followers.values():
+            engine.reset()
+
+    def freeze(self, pictures: Sequence[Picture]) -> None:
+        """Pictures of the whole film, for styles whose statistics are frozen."""
+        for engine in self._followers.values():
+            engine.freeze(pictures)
+
+    def _start(self, plan: "Plan") -> Callable[[], Picture]:
         """Begin to paint with every style of the mix; the call waits for all and mixes them."""
-        waiting = [(submit_picture(self._engines[style], frame.data), share) for style, share in mix.items()]
+        frame, mix = plan.frame, plan.mix
+        waiting = [
+            (submit_picture(self._engines[style], frame.data, plan.statistics.get(style)), share)
+            for style, share in mix.items()
+        ]
         if len(waiting) == 1:
             return waiting[0][0]
         total = sum(mix.values())
@@ -141,40 +189,64 @@ class PendingFilmFrame:
     """Waits for it."""
 
 
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How a frame is painted: with what depends on the frames before it, so that it can be painted later and again."""
+
+    frame: Frame
+    mix: Mix
+    statistics: Mapping[str, Vector]
+    """(K,) by style, for those that are told them."""
+
+
 class AtSegments:
-    """A stylizer that forgets at every segment and then looks again at the few frames before.
+    """A stylizer whose smoothing forgets at every segment and then looks again at the few frames before.
 
     So a segment depends on its own frames and a short run-up alone: it comes out the same whether the film is painted
     in one go, resumed there, or on another machine.
     """
 
-    def __init__(self, stylizer: FilmStylizer, *, every: int, run_up: int, before: Sequence[Frame] = ()) -> None:
+    def __init__(self, stylizer: FilmStylizer, *, every: int, run_up: int, before: Iterable[Frame] = ()) -> None:
         """
         Args:
             stylizer: what paints.
             every: frames of a segment.
             run_up: frames that smoothing remembers.
-            before: the last frames before the first one to come.
+            before: the last frames before the first one to come, as many as are needed; read now.
         """
         self._stylizer = stylizer
         self._every = every
-        self._before: deque[Frame] = deque(before, maxlen=run_up)
+        self._before: deque[Plan] = deque((stylizer.plan(frame) for frame in before), maxlen=run_up)
         self._count = 0
 
+    @property
+    def in_flight(self) -> int:
+        """See `FilmStylizer`."""
+        return self._stylizer.in_flight
+
     def __call__(self, frame: Frame) -> Frame:
+        return self.submit(frame).result()
+
+    def submit(self, frame: Frame) -> PendingFilmFrame:
+        """See `FilmStylizer`."""
+        plan = self._stylizer.plan(frame)
         if self._count % self._every == 0:
-            self._stylizer.reset()
+            self._stylizer.forget()
             for earlier in self._before:
-                self._stylizer(earlier)
+                self._stylizer.carry_out(earlier).result()
         self._count += 1
-        self._before.append(frame)
-        return self._stylizer(frame)
+        self._before.append(plan)
+        return self._stylizer.carry_out(plan)
 
 
-def run_up_of(smooth: float) -> int:
-    """Frames after which smoothing of this amount has forgotten all but half a step of 8 bits."""
+def run_up_of(smooth: float, pixels: int) -> int:
+    """Frames of so many pixels that smoothing of this amount looks at before a segment, to go on as if it had not
+    forgotten: until what is missing counts for less than 1/64, but no more than memory should hold."""
     kept = MOST_KEPT * smooth
-    return 0 if kept <= 0 else ceil(log(SMALLEST_SHARE) / log(kept))
+    return 0 if kept <= 0 else min(ceil(log(1 / 64) / log(kept)), max(1, RUN_UP_BYTES // (3 * pixels)))
+
+
+RUN_UP_BYTES = 256 << 20
 
 
 def parse_blend(style: str | Path) -> dict[str, float]:

@@ -125,6 +125,11 @@ class VideoFile:
         return Damage(self._broken_packets, self._mended_times)
 
     @property
+    def seeks(self) -> bool:
+        """Whether a time in the middle can be reached without decoding all before it."""
+        return self._decode_times is None and self._is_seekable
+
+    @property
     def container(self) -> InputContainer:
         """The open input, for those who copy its other streams."""
         return self._container
@@ -247,7 +252,7 @@ class VideoFile:
 
     def _seek(self, after: Fraction) -> None:
         """Jump close before `after` where that is safe; otherwise decoding starts at the beginning and skips."""
-        if self._decode_times is not None or not self._is_seekable:
+        if not self.seeks:
             return
         target = round((after - SEEK_MARGIN_SECONDS) / self._time_base)
         try:

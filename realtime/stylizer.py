@@ -5,6 +5,7 @@ from typing import cast
 
 import numpy as np
 
+from ..export.statistics import Vector
 from .engine import Engine
 from .frame import Frame, Picture
 from .smoothing import Smoother
@@ -50,15 +51,17 @@ class Stylizer:
         return submit_picture(self.engine, picture)()
 
 
-def submit_picture(engine: Engine, picture: Picture) -> Callable[[], Picture]:
+def submit_picture(engine: Engine, picture: Picture, statistics: Vector | None = None) -> Callable[[], Picture]:
     """Begin to paint (H, W, 3), any size; the call waits for the painting, of the same size.
 
-    An engine that cannot work on several pictures at once paints when the call comes.
+    An engine that cannot work on several pictures at once paints when the call comes. `statistics` is for one that
+    takes them with every picture (`engine_carried`).
     """
     height, width = picture.shape[:2]
     padded = pad(picture, engine.stride)[np.newaxis]
     submit = getattr(engine, "submit", None)
-    pending = submit(padded) if submit else None
+    others = () if statistics is None else (statistics,)
+    pending = submit(padded, *others) if submit else None
 
     def wait() -> Picture:
         stylized: Picture = (pending.result() if pending else engine(padded))[0]

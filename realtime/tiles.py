@@ -4,13 +4,14 @@ The method is `engine_statistics.paint_tiled`'s; here it stands behind the `Engi
 """
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 
 from ..export.artifact import Artifact
-from .engine import BACKENDS, Batch, EngineInfo, EngineOptions, Library, PrecisionChoice, check_batch, load_engine
-from .engine_statistics import DEFAULT_TILE, StatisticsEngine, paint_tiled
-from .errors import EngineError
+from ..export.statistics import Vector
+from .engine import Batch, Done, EngineInfo, Library, Pending, check_batch
+from .engine_statistics import DEFAULT_TILE, StatisticsEngine, load_statistics_engine, paint_tiled, paint_tiles
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,7 @@ class TiledEngine:
             engine: owned from here on.
             tile: side of a window in pixels, its margins included.
         """
-        if tile < MIN_TILE:
-            raise ValueError(f"tile must be at least {MIN_TILE} pixels, got {tile}")
+        check_tile(tile)
         self._engine = engine
         self._tile = tile
 
@@ -53,6 +53,39 @@ class TiledEngine:
         self._engine.close()
 
 
+class TiledStatistics:
+    """Paints in tiles with given statistics: one pass. What `StatisticsEngine` is to frames that fit into memory."""
+
+    def __init__(self, engine: StatisticsEngine, *, tile: int = DEFAULT_TILE) -> None:
+        """As for `TiledEngine`."""
+        check_tile(tile)
+        self._engine = engine
+        self._tile = tile
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
+
+    @property
+    def stride(self) -> int:
+        return self._engine.stride
+
+    def start(self, frame: Batch, statistics: Vector) -> Pending:
+        """See `StatisticsEngine.start`; everything is done when it returns."""
+        return Done({"stylized": paint_tiles(self._engine, frame[0], statistics, tile=self._tile)[np.newaxis]})
+
+    def start_measuring(self, frame: Batch) -> Callable[[], Vector]:
+        """See `StatisticsEngine.start_measuring`; takes as many passes as there are normalisations."""
+        _, statistics = paint_tiled(self._engine, frame[0], tile=self._tile)
+        return lambda: statistics
+
+    def warmup(self, height: int, width: int) -> None:
+        """Nothing to gain."""
+
+    def close(self) -> None:
+        self._engine.close()
+
+
 def load_tiled_engine(
     artifact: Artifact,
     *,
@@ -63,24 +96,15 @@ def load_tiled_engine(
     threads: int = 0,
 ) -> TiledEngine:
     """As `load_engine`, in tiles, on whatever that would choose."""
-    engine = load_engine(artifact, device=device, precision=precision, library=library, threads=threads)
-    info = engine.info
-    engine.close()
-    chosen: PrecisionChoice = info.precision
-    hardware = "cpu" if info.device.upper().startswith("CPU") else "gpu"
-    for backend in BACKENDS:
-        if (backend.library, backend.hardware) != (info.name, hardware):
-            continue
-        tiled = TiledEngine(
-            StatisticsEngine(artifact, backend, EngineOptions(precision=chosen, threads=threads)), tile=tile
-        )
-        try:
-            if tiled.info == info:
-                return tiled
-        except EngineError as exc:
-            logger.debug("no tiles with %s: %s", backend, exc)
-        tiled.close()
-    raise EngineError(f"tiles must be painted by a library that can hold statistics, got {info}")
+    check_tile(tile)
+    engine = load_statistics_engine(artifact, device=device, precision=precision, library=library, threads=threads)
+    return TiledEngine(engine, tile=tile)
+
+
+def check_tile(tile: int) -> None:
+    """Refuse a window that would be mostly margin."""
+    if tile < MIN_TILE:
+        raise ValueError(f"tile must be at least {MIN_TILE} pixels, got {tile}")
 
 
 def tile_for(height: int, width: int, wanted: int | None) -> int | None:

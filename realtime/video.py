@@ -10,10 +10,11 @@ for frame in stylized_frames("in.mp4", style="mosaic"):
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -24,6 +25,7 @@ from ..export.artifact import Artifact, load_artifact
 from .codecs import check_container
 from .copy_streams import SideChannel, Span, StreamCopier
 from .engine import Engine, EngineInfo, Library, load_engine
+from .engine_carried import EVERY, RUN_UP, SAMPLES, load_carried_engine
 from .errors import SinkError, SourceError
 from .frame import Frame, StreamInfo
 from .frame_rate import AtFrameRate, Later, Part
@@ -86,6 +88,7 @@ def stylized_frames(source: str | Path, *, options: VideoOptions | None = None, 
     options = replace(options or VideoOptions(), **changes)
     with Engines(options) as engines, open_frames(source, options, after=None) as (_, frames):
         stylizer = engines.stylizer(options, frames.info)
+        freeze(stylizer, source, options)
         for frame in frames:
             yield stylizer(frame)
 
@@ -118,7 +121,7 @@ class Engines:
     def fit(self, height: int, width: int, *, film: bool = True) -> None:
         """Choose tiles and frames in flight for a film or picture of this size; loads anew only if that changes."""
         tile = tile_for(height, width, self._options.tile)
-        many = film and tile is None and not self._options.smooth and height * width <= IN_FLIGHT_PIXELS
+        many = film and tile is None and height * width <= IN_FLIGHT_PIXELS
         fit = _Fit(tile, IN_FLIGHT if many else 1)
         if fit != self._fit:
             self._close_all()
@@ -171,6 +174,11 @@ class _Fit:
 
 
 def _load_engine(artifact: Artifact, options: VideoOptions, fit: _Fit) -> Engine:
+    if options.statistics != "frame":
+        return load_carried_engine(
+            artifact, options.statistics, tile=fit.tile, device=options.device, precision=options.precision,
+            library=options.library, threads=options.threads, in_flight=fit.in_flight,
+        )  # fmt: skip
     if fit.tile is not None:
         return load_tiled_engine(
             artifact, tile=fit.tile, device=options.device, precision=options.precision, library=options.library,
@@ -282,6 +290,7 @@ def open_job(
         if direct:
             video, frames = stack.enter_context(open_frames(source, options, after=None))
             stylizer = engines.stylizer(options, frames.info)
+            freeze(stylizer, source, options)
             writer = VideoFileWriter(
                 target, frames.info, encoding=encoding, copier=copier_for(source, video, options),
                 overwrite=options.overwrite, pipe_format=options.pipe_format,
@@ -303,7 +312,7 @@ def open_job(
         video, frames = stack.enter_context(open_frames(source, options, after=job.last_pts))
         stylizer = engines.stylizer(options, frames.info)
         segments = SegmentWriter(job, frames.info, encoding, frames=options.segment_length)
-        step = step_for(stylizer, source, options, job.times)
+        step = step_for(stylizer, source, options, frames.info, job.times)
         pipeline = Pipeline(frames, step, [segments], on_progress=on_progress)
         info = frames.info
 
@@ -343,8 +352,8 @@ def default_output(source: str | Path, style: str, *, folder: Path | None = None
 def identity_of(source: str | Path, options: VideoOptions, engines: Engines) -> dict[str, Any]:
     """What a job's finished segments depend on; a resumed run must agree in all of it."""
     shaping = (
-        "strength", "keep_colors", "smooth", "size", "tile", "fps", "start", "end", "deinterlace", "hdr", "codec",
-        "encoder", "crf", "preset", "segment_frames",
+        "strength", "keep_colors", "smooth", "statistics", "size", "tile", "fps", "start", "end", "deinterlace", "hdr",
+        "codec", "encoder", "crf", "preset", "segment_frames",
     )  # fmt: skip
     return {
         "input": fingerprint(Path(source)) if "://" not in str(source) else str(source),
@@ -419,22 +428,52 @@ def open_frames(
 
 
 def step_for(
-    stylizer: FilmStylizer, source: str | Path, options: VideoOptions, earlier: Sequence[Fraction]
+    stylizer: FilmStylizer, source: str | Path, options: VideoOptions, info: StreamInfo, earlier: Sequence[Fraction]
 ) -> "FilmStylizer | AtSegments":
     """The stylizer, made independent of where the film was cut or resumed if it remembers frames.
 
-    `earlier` are the times of all frames before the first one to come, or at least of the last few.
+    `earlier` are the times of all frames before the first one to come.
     """
-    if not options.smooth:
+    freeze(stylizer, source, options)
+    run_up = run_up_of(options.smooth, info.height * info.width)
+    needed = max(run_up, RUN_UP if options.statistics == "carried" else 0)
+    if not needed:
         return stylizer
-    run_up = run_up_of(options.smooth)
-    times = earlier[-run_up - 1 :]
-    before: list[Frame] = []
-    if times:
-        after = times[0] if len(times) > run_up else None
-        with open_frames(source, options, after=after) as (_, frames):
-            before = [frame for frame, _ in zip(frames, times[-run_up:], strict=False)]
-    return AtSegments(stylizer, every=options.segment_length, run_up=run_up, before=before)
+    # From a frame on that is measured in any case.
+    first = max(0, len(earlier) - needed) // EVERY * EVERY
+    stylizer.number = first
+    with ExitStack() as stack:
+        before: Iterable[Frame] = ()
+        if earlier:
+            after = earlier[first - 1] if first else None
+            _, frames = stack.enter_context(open_frames(source, options, after=after))
+            before = islice(frames, len(earlier) - first)
+        return AtSegments(stylizer, every=options.segment_length, run_up=run_up, before=before)
+
+
+def freeze(stylizer: FilmStylizer, source: str | Path, options: VideoOptions) -> None:
+    """Where frozen statistics are wanted, take those of frames from all over the film.
+
+    Of an input that cannot be read twice they are the first frame's, without help from here; where times cannot be
+    reached at once, the first frame's of the part that is painted.
+    """
+    if options.statistics != "frozen" or str(source) == "-":
+        return
+    first = options.start or Fraction(0)
+    with VideoFile(source) as video:
+        end = options.end or video.info.duration
+        count = SAMPLES if video.seeks and end is not None and end > first else 1
+    times = [first + (end - first) * number / count for number in range(count)] if end else [first]
+    pictures = []
+    for seconds in times:
+        after = seconds - Fraction(1, 10**6)
+        with VideoFile(
+            source, size=options.size, after=after, deinterlace=options.deinterlace, hdr=options.hdr,
+            decoder=options.decoder,
+        ) as video:  # fmt: skip
+            pictures += [frame.data for frame in islice(video, 1)]
+    if pictures:
+        stylizer.freeze(pictures)
 
 
 def copier_for(source: str | Path, video: VideoFile, options: VideoOptions) -> StreamCopier | None:

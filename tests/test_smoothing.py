@@ -199,7 +199,9 @@ def test_motion_is_looked_for_while_painting() -> None:
         names.extend(thread.name for thread in threading.enumerate())
         return texture(1)
 
-    Smoother(0.5).paint(texture(0, 1080, 1920), paint)
+    smooth = Smoother(0.5)
+    smooth(texture(0, 1080, 1920), texture(1))
+    smooth.paint(texture(0, 1080, 1920), paint)
     assert "impasto-motion" in names
 
 

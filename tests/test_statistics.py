@@ -18,7 +18,7 @@ from impasto.export.statistics import (
     measure_statistics,
 )
 from impasto.realtime.engine import BACKENDS, EngineOptions
-from impasto.realtime.engine_statistics import CarriedEngine, StatisticsEngine, paint_tiled, tiles_of
+from impasto.realtime.engine_statistics import StatisticsEngine, paint_tiled, tiles_of
 from impasto.realtime.errors import EngineError
 
 
@@ -130,25 +130,6 @@ def test_the_margin_is_the_sum_of_the_radii(small_artifact: Artifact) -> None:
 def test_operations_are_counted_per_pixel_of_the_frame(small_artifact: Artifact) -> None:
     wanted = 3 * 8 * 9 / 4 + 8 * 8 * 9 / 4 + 8 * 3 * 16 / 4
     assert multiply_adds_per_pixel(parse_model(small_artifact)) == wanted
-
-
-def test_carried_statistics_follow_slowly_and_reset_at_cuts(engine: StatisticsEngine) -> None:
-    dark, bright = picture(64, 96, seed=1)[np.newaxis] // 3, picture(64, 96, seed=2)[np.newaxis]
-    own_dark, _ = engine.measure(dark)
-    own_bright, _ = engine.measure(bright)
-    carried = CarriedEngine(engine, memory_frames=8, every=2)
-    assert largest_difference(carried(dark), own_dark) == 0
-    assert largest_difference(carried(dark), own_dark) <= 1
-    distances = [float(np.abs(carried(bright).astype(float) - own_bright).mean()) for _ in range(60)]
-    assert distances[0] > 5 * distances[-1]
-    assert distances[-1] < 1
-    carried.reset()
-    assert largest_difference(carried(bright), own_bright) == 0
-    frozen = CarriedEngine(engine, memory_frames=float("inf"))
-    frozen(dark)
-    pictures = [frozen(bright) for _ in range(10)]
-    assert all(np.array_equal(pictures[0], other) for other in pictures)
-    assert frozen(np.concatenate([bright, dark])).shape == (2, 64, 96, 3)
 
 
 def test_networks_without_normalisation_say_so(identity_artifact: Artifact) -> None:

@@ -6,7 +6,6 @@ Prints, for statistics of each frame's own, carried and frozen: how far the mean
 largest step from frame to frame, and the largest RMS change from the first frame, all in 1/255.
 """
 
-import math
 import sys
 from fractions import Fraction
 
@@ -14,8 +13,8 @@ import av
 import numpy as np
 
 from impasto.export.artifact import load_artifact
-from impasto.realtime.engine import BACKENDS, EngineOptions, load_engine
-from impasto.realtime.engine_statistics import CarriedEngine, StatisticsEngine
+from impasto.realtime.engine import load_engine
+from impasto.realtime.engine_carried import load_carried_engine
 from impasto.realtime.frame import Frame
 from impasto.realtime.stylizer import Stylizer
 
@@ -38,13 +37,12 @@ def frames_with_a_card(clip: str) -> list[np.ndarray]:
 
 def main(clip: str, styles: list[str]) -> None:
     frames = frames_with_a_card(clip)
-    backend = next(b for b in BACKENDS if b.library == "openvino" and b.device == "cpu")
     for path in styles:
         artifact = load_artifact(path)
         engines = {
             "own": load_engine(artifact, device="cpu"),
-            "carried": CarriedEngine(StatisticsEngine(artifact, backend, EngineOptions())),
-            "frozen": CarriedEngine(StatisticsEngine(artifact, backend, EngineOptions()), memory_frames=math.inf),
+            "carried": load_carried_engine(artifact, "carried", device="cpu"),
+            "frozen": load_carried_engine(artifact, "frozen", device="cpu"),
         }
         for kind, engine in engines.items():
             stylizer = Stylizer(engine)
