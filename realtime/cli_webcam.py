@@ -134,7 +134,8 @@ def webcam(
         virtual_camera_device=virtual_camera_device, window=window, record=record, microphone=microphone,
         push=tuple(push or ()), bitrate=bitrate, stdout=stdout, panel=panel, open_browser=open_browser, port=port,
         listen=listen, allow_host=tuple(allow_host or ()), folder=folder, statistics=statistics,
-        device=device, precision=precision, wait=wait, seconds=seconds, time_code=time_code, overwrite=overwrite, as_json=as_json, quiet=quiet,
+        device=device, precision=precision, wait=wait, seconds=seconds, time_code=time_code, overwrite=overwrite,
+        as_json=as_json, quiet=quiet,
     )  # fmt: skip
     if _Run(options).run():
         raise typer.Exit(EXIT_INTERRUPTED)

@@ -120,6 +120,25 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(make_config: Make
     assert_same_weights(whole, halves)
 
 
+def test_clips_join_in_for_the_last_part_and_resume(make_config: MakeConfig, make_clip: Callable[..., Path]) -> None:
+    def draw(number: int, height: int, width: int) -> np.ndarray:
+        coarse = np.random.default_rng(0).integers(30, 226, (16, 30, 3), dtype=np.uint8)
+        return cv2.resize(coarse, (width + 60, height), interpolation=cv2.INTER_CUBIC)[:, 2 * number :][:, :width]
+
+    clips = make_clip("pan.mkv", height=96, width=128, codec="ffv1", pixel_format="bgr0", draw=draw).parent
+    whole, halves, without = make_config("whole", videos=clips), make_config("halves", videos=clips), make_config("no")
+    reports = run_losses(whole)
+    assert ["videos" in report.losses for report in reports] == [False] * 5 + [True] * 3
+    assert reports[-1].losses["videos"] > 0
+    seen: list[int] = []
+    train(halves, callback=lambda p: seen.append(p.step), should_stop=lambda: len(seen) >= 6)
+    train(halves, resume=True, callback=lambda p: seen.append(p.step))
+    assert_same_weights(whole, halves)
+    run_losses(without)
+    with pytest.raises(AssertionError):
+        assert_same_weights(whole, without)
+
+
 def test_a_run_killed_at_once_resumes_to_the_same_step(make_config: MakeConfig) -> None:
     whole, killed = make_config("whole", steps=30), make_config("killed", steps=30)
     run_losses(whole)

@@ -54,6 +54,10 @@ def train(
         Path | None, typer.Option(help="Folder of `impasto gatys video`: fit the style to this film's keyframes.")
     ] = None,
     keyframe_weight: Annotated[float | None, typer.Option(help="How much the keyframes count.")] = None,
+    videos: Annotated[
+        Path | None, typer.Option(help="Folder of clips: a second stage in which painted films learn to hold still.")
+    ] = None,
+    video_weight: Annotated[float | None, typer.Option(help="How much the clips count.")] = None,
     loss_network: Annotated[Literal["vgg16", "vgg19"], typer.Option(help="Fetched unless --loss-weights.")] = "vgg19",
     loss_weights: Annotated[Path | None, typer.Option(help="Local weight file of the loss network.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same machine: same losses.")] = None,
@@ -78,14 +82,14 @@ def train(
         "steps": steps, "batch_size": batch_size, "crop_size": crop_size, "learning_rate": learning_rate,
         "content_weight": content_weight, "structure": structure, "tv_weight": tv_weight,
         "motion_weight": motion_weight, "style_size": style_size, "style_scale": style_scale, "seed": seed,
-        "keyframe_weight": keyframe_weight,
+        "keyframe_weight": keyframe_weight, "video_weight": video_weight,
         "checkpoint_every": checkpoint_every, "sample_every": sample_every,
     }  # fmt: skip
     config = TrainConfig(
         style_image, photos, output or Path("runs") / f"{style_name}.{tier}", style_name, tier,
         style=StyleInfo(title, artist, year, licence),
         loss_network=loss_network, loss_weights=loss_weights, precision=precision, device=device,
-        style_weight=_style_weight(style_weight), keyframes=keyframes,
+        style_weight=_style_weight(style_weight), keyframes=keyframes, videos=videos,
         **{key: value for key, value in chosen.items() if value is not None},  # type: ignore[arg-type]
     )  # fmt: skip
     _run(config, samples=samples, resume=resume, tensorboard=tensorboard, quiet=quiet)

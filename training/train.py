@@ -2,7 +2,8 @@
 
 total = content_weight · content + style_weight · style + tv_weight · tv + motion_weight · motion
 
-with the losses of `losses.py` and the steadiness term of `motion.py`. Each loss is relative to its target's energy,
+with the losses of `losses.py` and the steadiness term of `motion.py`; with clips, video_weight · videos (`clips.py`)
+joins in for the last part. Each loss is relative to its target's energy,
 so one set of weights serves every painting; what is left to choose, how much painting against how much photograph,
 is found while training: see `StyleBalance`.
 """
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .checkpoint import Checkpoint, save_checkpoint
+from .clips import ClipBatch, ClipPairs, clip_loss
 from .data import PhotoCrops, find_pictures, read_picture, resize_short_side, to_tensor
 from .device import bf16_is_faster, torch_device
 from .errors import TrainingError
@@ -40,6 +42,8 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 _STATE_FILE = "state.pt"
 _MEMORY_FORMAT = torch.channels_last  # a quarter faster than NCHW for the whole step, on CPUs and on tensor cores
+VIDEO_STAGE = 0.6
+"""Share of the steps after which clips join in: the style is there by then, and learns to hold still."""
 _MIN_STYLE_SIDE = 64  # pixels; a smaller painting has no texture at relu5_1, one sixteenth of the size
 
 
@@ -89,6 +93,9 @@ class TrainConfig:
     keyframes: Path | None = None
     """Folder that `impasto gatys video` wrote: the network is pulled towards these pictures of one film."""
     keyframe_weight: float = 1.0
+    videos: Path | None = None
+    """Folder of clips: a second stage that makes painted frames agree along their motion; see `clips`."""
+    video_weight: float = 60.0
     seed: int = 0
     checkpoint_every: int = 250
     sample_every: int = 500
@@ -99,7 +106,7 @@ class TrainConfig:
         for name in ("steps", "batch_size", "checkpoint_every", "sample_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("content_weight", "tv_weight", "motion_weight", "keyframe_weight"):
+        for name in ("content_weight", "tv_weight", "motion_weight", "keyframe_weight", "video_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         for name in ("learning_rate", "style_scale"):
@@ -125,7 +132,7 @@ class Progress:
     """Steps done."""
     steps: int
     losses: Mapping[str, float]
-    """`content`, `style`, `tv`, `motion` unweighted, `total` weighted: means since the last report."""
+    """`content`, `style`, `tv`, `motion`, `videos` unweighted, `total` weighted: means since the last report."""
     style_weight: float
     pictures_per_second: float
     seconds_left: float
@@ -257,6 +264,7 @@ class _Targets:
     loss_network: LossNetwork
     style_grams: dict[str, Tensor]
     keyframes: KeyframePairs | None = None
+    clips: ClipPairs | None = None
 
     @classmethod
     def load(cls, config: TrainConfig, device: torch.device) -> "_Targets":
@@ -272,9 +280,10 @@ class _Targets:
             features = network(to_tensor(painting).to(device), STYLE_LAYERS)
         # Cloned outside inference mode: autograd refuses inference tensors.
         grams = {name: gram_matrix(x.clone()) for name, x in features.items()}
-        if config.keyframes is None:
-            return cls(network, grams)
-        return cls(network, grams, KeyframePairs.load(config.keyframes, crop_size=config.crop_size, seed=config.seed))
+        crops: dict[str, Any] = {"crop_size": config.crop_size, "seed": config.seed}
+        keyframes = None if config.keyframes is None else KeyframePairs.load(config.keyframes, **crops)
+        clips = None if config.videos is None else ClipPairs.load(config.videos, **crops)
+        return cls(network, grams, keyframes, clips)
 
 
 def _start(config: TrainConfig, device: torch.device) -> _Run:
@@ -307,7 +316,7 @@ def _step(
         group["lr"] = learning_rate(run.step, config.steps, config.learning_rate)
     inputs = _inputs(run.step, photos, targets, config, rank=rank)
     with torch.autocast(photos.device.type, dtype=torch.bfloat16, enabled=autocast):
-        painted = network(torch.cat([photos, inputs.disturbed, inputs.frames]))
+        painted = network(torch.cat([photos, inputs.disturbed, inputs.frames, *inputs.clip_frames]))
     terms = _terms(photos, painted, inputs, targets, autocast=autocast)
     structure = torch.tensor(structure_kept_of_batch(photos, painted[: len(photos)]), device=photos.device)
     losses = _mean_over_processes({**terms, "structure": structure})
@@ -324,6 +333,7 @@ def _step(
         "tv": config.tv_weight,
         "motion": config.motion_weight,
         "keyframes": config.keyframe_weight,
+        "videos": config.video_weight,
     }
     total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
     losses["total"] = sum(weights[name] * losses[name] for name in terms)
@@ -348,6 +358,12 @@ class _Inputs:
     """Frames of a film,"""
     keyframes: Tensor
     """and how they shall be painted."""
+    clips: ClipBatch | None = None
+    """Frames of clips, two by two."""
+
+    @property
+    def clip_frames(self) -> list[Tensor]:
+        return [] if self.clips is None else [self.clips.first, self.clips.second]
 
 
 def _inputs(step: int, photos: Tensor, targets: _Targets, config: TrainConfig, *, rank: int) -> _Inputs:
@@ -365,13 +381,17 @@ def _inputs(step: int, photos: Tensor, targets: _Targets, config: TrainConfig, *
         # One for every four photographs: a film's few keyframes are soon known by heart.
         pairs = targets.keyframes.batch(step * 64 + rank, (len(photos) + 3) // 4)
         frames, keyframes = (x.to(photos.device, memory_format=_MEMORY_FORMAT) for x in pairs)
-    return _Inputs(disturbed, motion, frames, keyframes)
+    clips = None
+    if targets.clips is not None and step >= VIDEO_STAGE * config.steps:
+        # One pair, two pictures, for every four photographs: a step takes a third longer.
+        clips = targets.clips.batch(step * 64 + rank, (len(photos) + 3) // 4).to(photos.device)
+    return _Inputs(disturbed, motion, frames, keyframes, clips)
 
 
 def _terms(photos: Tensor, painted: Tensor, inputs: _Inputs, targets: _Targets, *, autocast: bool) -> dict[str, Tensor]:
     """The losses, unweighted; `painted` holds the answers to the photographs and to `inputs`, one after the other."""
     sizes = [len(photos), len(inputs.disturbed), len(inputs.frames)]
-    stylized, disturbed, frames = torch.split(painted, sizes)
+    stylized, disturbed, frames, clip_frames = torch.split(painted, [*sizes, len(painted) - sum(sizes)])
     lower_precision = torch.autocast(photos.device.type, dtype=torch.bfloat16, enabled=autocast)
     with lower_precision:
         features = targets.loss_network(stylized, {*STYLE_LAYERS, CONTENT_LAYER})
@@ -387,6 +407,9 @@ def _terms(photos: Tensor, painted: Tensor, inputs: _Inputs, targets: _Targets, 
     if len(frames):
         with lower_precision:
             terms["keyframes"] = keyframe_loss(frames, inputs.keyframes, targets.loss_network)
+    if inputs.clips is not None:
+        first, second = clip_frames.chunk(2)
+        terms["videos"] = clip_loss(first, second, inputs.clips)
     return terms
 
 
@@ -427,7 +450,7 @@ class _Meter:
 # What makes two runs the same run; paths and intervals may differ when it is resumed.
 _SAME_RUN = (
     "name", "tier", "steps", "batch_size", "crop_size", "learning_rate", "content_weight", "style_weight",
-    "structure", "tv_weight", "motion_weight", "style_size", "style_scale", "seed",
+    "structure", "tv_weight", "motion_weight", "video_weight", "style_size", "style_scale", "seed",
 )  # fmt: skip
 
 
