@@ -18,11 +18,11 @@ from impasto.training.gatys import StyleImage, paint, scale_sizes
 from impasto.training.gatys_color import chroma
 from impasto.training.gatys_config import GatysConfig, parse_layers
 from impasto.training.gatys_memory import largest_size, memory_needed
-from impasto.training.gatys_objective import CovarianceTarget, GramTarget, region_gram, region_moments
 from impasto.training.gatys_optimize import minimise
 from impasto.training.loss_network import GATYS_CONTENT_LAYER, STYLE_LAYERS, load_loss_network
 from impasto.training.losses import gram_matrix
 from impasto.training.quality import StyleTarget
+from impasto.training.style_targets import CovarianceTarget, GramTarget, region_gram, region_moments
 
 
 @pytest.fixture(scope="module")

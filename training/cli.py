@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from .gatys_config import Statistics
 from .interrupt import stop_on_interrupt
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def train(
     motion_weight: Annotated[float | None, typer.Option(help="Steadiness in videos; 0 is off.")] = None,
     style_size: Annotated[int | None, typer.Option(help="Short side at which the painting is seen, pixels.")] = None,
     style_scale: Annotated[float | None, typer.Option(help="Multiplies --style-size: larger, larger marks.")] = None,
+    statistics: Annotated[
+        Statistics | None, typer.Option(help="What a style is: gram as in the paper, covariance with truer colours.")
+    ] = None,
     keyframes: Annotated[
         Path | None, typer.Option(help="Folder of `impasto gatys video`: fit the style to this film's keyframes.")
     ] = None,
@@ -83,6 +87,7 @@ def train(
         "content_weight": content_weight, "structure": structure, "tv_weight": tv_weight,
         "motion_weight": motion_weight, "style_size": style_size, "style_scale": style_scale, "seed": seed,
         "keyframe_weight": keyframe_weight, "video_weight": video_weight,
+        "statistics": statistics,
         "checkpoint_every": checkpoint_every, "sample_every": sample_every,
     }  # fmt: skip
     config = TrainConfig(

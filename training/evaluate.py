@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch.nn import functional
 
 from .data import Picture, find_pictures, read_picture, resize_short_side, to_picture, to_tensor
 from .errors import TrainingError
+from .gatys_config import Statistics
 from .gatys_objective import Objective, content_terms, style_terms
 from .gatys_optimize import Evaluation, minimise
 from .loss_network import CONTENT_LAYER, STYLE_LAYERS, LossNetwork
@@ -44,6 +45,7 @@ class LossSettings:
     """Short side at which the painting is looked at, pixels."""
     content_layers: tuple[str, ...] = (CONTENT_LAYER,)
     style_layers: tuple[str, ...] = STYLE_LAYERS
+    statistics: Statistics = "gram"
 
     @classmethod
     def of_training(cls, training: Mapping[str, Any], *, where: str) -> "LossSettings":
@@ -60,9 +62,17 @@ class LossSettings:
                 style_side=round(float(training["style_size"]) * float(training.get("style_scale", 1.0))),
                 content_layers=(str(training.get("content_layer", CONTENT_LAYER)),),
                 style_layers=tuple(training.get("style_layers", STYLE_LAYERS)),
+                statistics=_statistics(training.get("statistics", "gram")),
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise TrainingError(f"training settings must hold the weights of the losses: {exc} in {where}") from exc
+
+
+def _statistics(name: object) -> Statistics:
+    for known in get_args(Statistics):
+        if name == known:
+            return known  # type: ignore[no-any-return]
+    raise ValueError(f"statistics must be one of {', '.join(get_args(Statistics))}, got {name!r}")
 
 
 @dataclass(frozen=True)
@@ -196,7 +206,8 @@ def evaluate(
     settings = subject.settings
     device = loss_network.preprocess.weight.device
     painting = to_tensor(resize_short_side(subject.painting, settings.style_side)).to(device)
-    style = style_terms(painting, loss_network, dict.fromkeys(settings.style_layers, 1.0))
+    layers = dict.fromkeys(settings.style_layers, 1.0)
+    style = style_terms(painting, loss_network, layers, statistics=settings.statistics)
     yardstick = StyleTarget.of(subject.painting, loss_network)
     done = []
     for name, photo in photos.items():

@@ -25,9 +25,10 @@ from .gatys_color import finish_colors, prepare_colors
 from .gatys_config import SMALLEST, STYLE_WEIGHTS, GatysConfig
 from .gatys_masks import Color, Regions, Weights, find_regions, match_regions, name_color, soft_weights
 from .gatys_memory import available_memory, largest_size, memory_needed
-from .gatys_objective import Objective, StyleTerm, content_terms, layer_target, style_terms
+from .gatys_objective import Objective, StyleTerm, content_terms, style_terms
 from .gatys_optimize import Evaluation, minimise
 from .loss_network import LossNetwork
+from .style_targets import layer_target
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -29,12 +29,14 @@ from .clips import ClipBatch, ClipPairs, clip_loss
 from .data import PhotoCrops, find_pictures, read_picture, resize_short_side, to_tensor
 from .device import bf16_is_faster, torch_device
 from .errors import TrainingError
+from .gatys_config import Statistics
 from .keyframes import KeyframePairs, keyframe_loss
 from .loss_network import CONTENT_LAYER, STYLE_LAYERS, LossNetwork, LossNetworkName, load_loss_network
-from .losses import content_loss, gram_matrix, style_distance, total_variation_loss
+from .losses import content_loss, total_variation_loss
 from .motion import Motion, MotionRange, disturb, motion_loss, random_motion
 from .networks import NetworkConfig, Tier, build_network
 from .quality import structure_kept_of_batch
+from .style_targets import LayerTarget, layer_target
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,8 @@ class TrainConfig:
     """Short side at which the painting is looked at, pixels: larger gives larger marks."""
     style_scale: float = 1.0
     """Multiplies `style_size`."""
+    statistics: Statistics = "gram"
+    """What a style is: Johnson's Gram matrices, or mean and covariance; see `style_targets.py`."""
     keyframes: Path | None = None
     """Folder that `impasto gatys video` wrote: the network is pulled towards these pictures of one film."""
     keyframe_weight: float = 1.0
@@ -114,6 +118,8 @@ class TrainConfig:
                 raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}")
         if not 0 < self.structure < 1:
             raise ValueError(f"structure must be between 0 and 1, got {self.structure}")
+        if self.statistics not in get_args(Statistics):
+            raise ValueError(f"statistics must be one of {', '.join(get_args(Statistics))}, got {self.statistics!r}")
         if self.style_weight is not None and not 0 <= self.style_weight < math.inf:
             raise ValueError(f"style_weight must be 0 or more, got {self.style_weight}")
         if self.crop_size < 64 or self.crop_size % 4:
@@ -262,7 +268,8 @@ class _Targets:
     """The loss network and what it says of the painting."""
 
     loss_network: LossNetwork
-    style_grams: dict[str, Tensor]
+    style: Mapping[str, LayerTarget]
+    """By layer."""
     keyframes: KeyframePairs | None = None
     clips: ClipPairs | None = None
 
@@ -279,11 +286,11 @@ class _Targets:
         with torch.inference_mode():
             features = network(to_tensor(painting).to(device), STYLE_LAYERS)
         # Cloned outside inference mode: autograd refuses inference tensors.
-        grams = {name: gram_matrix(x.clone()) for name, x in features.items()}
+        style = {name: layer_target(x.clone(), None, config.statistics) for name, x in features.items()}
         crops: dict[str, Any] = {"crop_size": config.crop_size, "seed": config.seed}
         keyframes = None if config.keyframes is None else KeyframePairs.load(config.keyframes, **crops)
         clips = None if config.videos is None else ClipPairs.load(config.videos, **crops)
-        return cls(network, grams, keyframes, clips)
+        return cls(network, style, keyframes, clips)
 
 
 def _start(config: TrainConfig, device: torch.device) -> _Run:
@@ -399,7 +406,7 @@ def _terms(photos: Tensor, painted: Tensor, inputs: _Inputs, targets: _Targets, 
             wanted = targets.loss_network(photos, {CONTENT_LAYER})
     terms = {
         "content": content_loss(features[CONTENT_LAYER], wanted[CONTENT_LAYER]),
-        "style": style_distance({name: gram_matrix(features[name]) for name in STYLE_LAYERS}, targets.style_grams),
+        "style": torch.stack([target.loss(features[name], None) for name, target in targets.style.items()]).sum(),
         "tv": total_variation_loss(stylized),
     }
     if inputs.motion is not None:
@@ -450,7 +457,7 @@ class _Meter:
 # What makes two runs the same run; paths and intervals may differ when it is resumed.
 _SAME_RUN = (
     "name", "tier", "steps", "batch_size", "crop_size", "learning_rate", "content_weight", "style_weight",
-    "structure", "tv_weight", "motion_weight", "video_weight", "style_size", "style_scale", "seed",
+    "structure", "tv_weight", "motion_weight", "video_weight", "style_size", "style_scale", "statistics", "seed",
 )  # fmt: skip
 
 
