@@ -19,7 +19,7 @@ import cv2
 
 from . import DEMO_CLIP
 
-STEPS = {"fast": 2000, "quality": 2000}
+STEPS = {"fast": 1500, "quality": 1200}
 
 
 def main() -> None:
@@ -46,8 +46,8 @@ def make(name: str, style: dict[str, Any], options: argparse.Namespace) -> None:
     train = ["train", str(options.paintings / style["image"]), "--photos", str(options.photos), "-o", str(run)]
     train += ["--name", name, "--tier", options.tier, "--licence", "public domain"]
     train += [argument for key in ("title", "artist", "year") for argument in (f"--{key}", style[key])]
-    train += ["--steps", str(STEPS[options.tier])]
-    train += [text for key, value in style[options.tier].items() for text in (f"--{key.replace('_', '-')}", str(value))]
+    settings = {"steps": STEPS[options.tier], **style[options.tier]}
+    train += [text for key, value in settings.items() for text in (f"--{key.replace('_', '-')}", str(value))]
     train += ["--loss-weights", str(options.loss_weights)] if options.loss_weights else []
     train += ["--resume"] if (run / "state.pt").exists() else []
     impasto(*train)
