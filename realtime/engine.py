@@ -485,7 +485,8 @@ def _choose(
 ) -> PictureEngine:
     """The fastest of the first kind of hardware that works."""
     working: list[tuple[float, PictureEngine]] = []
-    hardware = ""
+    handicaps: dict[int, float] = {}
+    hardware = first = ""
     failures: list[str] = []
     for backend, artifact in candidates:
         if working and backend.hardware != hardware:
@@ -493,13 +494,15 @@ def _choose(
         try:
             engine = backend.open(artifact, options)
             working.append((one_inference_ms(engine), engine))
-            hardware = backend.hardware
+            hardware, first = backend.hardware, first or backend.library
+            handicaps[id(engine)] = LATER_GAIN if backend.library != first else 1.0
+            handicaps[id(engine)] *= INT8_GAIN if engine.info.precision == "int8" else 1.0
         except EngineError as exc:
             failures.append(f"{backend}: {exc}" if len(candidates) > 1 else str(exc))
             logger.info("not %s: %s", backend, exc)
     if not working:
         raise EngineError("; ".join(failures))
-    working.sort(key=lambda entry: entry[0] * (INT8_GAIN if entry[1].info.precision == "int8" else 1))
+    working.sort(key=lambda entry: entry[0] * handicaps[id(entry[1])])
     (best_ms, best), *others = working
     for _, engine in others:
         engine.close()
@@ -523,7 +526,10 @@ def one_inference_ms(engine: Engine, *, height: int = 360, width: int = 640) -> 
     return min(taken) * 1e3
 
 
-RACE_ROUNDS = 3
+RACE_ROUNDS = 5
+LATER_GAIN = 1.5
+"""How much faster than the best-placed library another must be: chance must not take one that is a tenth as fast at
+full size, as it did on a machine with three jobs a core."""
 
 
 def missing(distribution: str, what: str, mend: str) -> EngineError:

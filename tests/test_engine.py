@@ -366,6 +366,17 @@ def test_auto_keeps_the_fastest_and_closes_the_others(choose: Callable[..., tupl
     assert lines == ["10 on fake in fp32: 10.0 ms for 640x360 (20 on fake in fp32 20.0 ms, 30 on fake in fp32 30.0 ms)"]
 
 
+@pytest.mark.parametrize(("later_ms", "chosen"), [("9", "9"), ("11", "15")])
+def test_a_library_that_is_placed_later_must_win_clearly(
+    choose: Callable[..., tuple[Engine, list[str]]], later_ms: str, chosen: str
+) -> None:
+    backends = [
+        FakeBackend("openvino", "cpu", "cpu", FakeEngine("15")),
+        FakeBackend("onnxruntime", "cpu", "cpu", FakeEngine(later_ms)),
+    ]
+    assert choose(backends)[0].info.name == chosen
+
+
 @pytest.mark.parametrize(("int8_ms", "chosen"), [("9", "int8"), ("11", "bf16")])
 def test_int8_is_chosen_unasked_only_where_it_gains_much(
     choose: Callable[..., tuple[Engine, list[str]]], int8_ms: str, chosen: str
