@@ -40,7 +40,16 @@ def subject():
     return Subject("blobs", "fast", paint, SETTINGS, blobs(1))
 
 
-def losses_in_numpy(loss_network, photo, painted, painting):
+def wasserstein(x, y):
+    """Squared 2-Wasserstein distance of the normal distributions of (C, N) and (C, M) samples, relative to y's energy."""
+    (m, s), (n, t) = ((v.mean(1), np.cov(v, ddof=0)) for v in (x, y))
+    values, vectors = np.linalg.eigh(t)
+    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
+    cross = np.sqrt(np.linalg.eigvalsh(root @ s @ root).clip(0)).sum()
+    return (((m - n) ** 2).sum() + np.trace(s + t) - 2 * cross) / ((n**2).sum() + np.trace(t))
+
+
+def losses_in_numpy(loss_network, photo, painted, painting, statistics="gram"):
     def features(picture, layer):
         x = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32).copy())[None]
         f = loss_network(x, [layer])[layer][0].detach().numpy().astype(np.float64)
@@ -50,6 +59,9 @@ def losses_in_numpy(loss_network, photo, painted, painting):
     content = ((got - wanted) ** 2).sum() / (wanted**2).sum()
     style = 0.0
     for layer in ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"):
+        if statistics == "covariance":
+            style += wasserstein(features(painted, layer), features(painting, layer))
+            continue
         g, a = (f @ f.T / f.size for f in (features(painted, layer), features(painting, layer)))
         style += ((g - a) ** 2).sum() / (a**2).sum()
     p = painted / 255
@@ -57,19 +69,21 @@ def losses_in_numpy(loss_network, photo, painted, painting):
     return content, style, tv, 2.0 * content + 3.0 * style + 0.5 * tv
 
 
-def test_figures_are_those_of_numpy(subject, loss_network):
+@pytest.mark.parametrize("statistics", ["gram", "covariance"])
+def test_figures_are_those_of_numpy(subject, loss_network, statistics):
+    subject = replace(subject, settings=replace(SETTINGS, statistics=statistics))
     report = evaluate(subject, {"a": blobs(2)}, loss_network, evaluations=[3])
     square = evaluation_picture(blobs(2))
     painted = subject.paint(square)
     painting = resize_short_side(subject.painting, SETTINGS.style_side)
     score = report.photos[0].network
-    wanted = losses_in_numpy(loss_network, square, painted, painting)
+    wanted = losses_in_numpy(loss_network, square, painted, painting, statistics)
     assert [score.content, score.style, score.tv, score.total] == pytest.approx(wanted, rel=1e-3)  # float32 sums
     assert score.structure_kept == structure_kept(square, painted)
     assert score.style_distance == pytest.approx(style_distance_of(painted, subject.painting, loss_network), rel=1e-4)
     assert score.grid == grid_pattern(painted)
     gatys = report.photos[0].gatys[3]
-    wanted = losses_in_numpy(loss_network, square, report.photos[0].pictures["gatys"], painting)
+    wanted = losses_in_numpy(loss_network, square, report.photos[0].pictures["gatys"], painting, statistics)
     assert [gatys.content, gatys.style, gatys.tv, gatys.total] == pytest.approx(wanted, rel=1e-3)
 
 

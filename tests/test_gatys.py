@@ -85,6 +85,15 @@ def test_covariance_loss_is_the_wasserstein_distance():
 
 
 @pytest.mark.parametrize("kind", [GramTarget, CovarianceTarget])
+def test_the_loss_of_a_batch_is_the_mean_of_its_pictures(kind):
+    target = kind.of(features_and_weights(4)[0], None)
+    batch = torch.cat([features_and_weights(seed)[0] for seed in (1, 2, 3)])
+    one_by_one = [float(target.loss(features[None], None)) for features in batch]
+    assert len({round(loss, 6) for loss in one_by_one}) == 3
+    assert float(target.loss(batch, None)) == pytest.approx(np.mean(one_by_one), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", [GramTarget, CovarianceTarget])
 def test_gradients_are_right_and_finite_for_dead_channels(kind):
     features, weights = features_and_weights(3)
     target = kind.of(features_and_weights(4)[0].double(), None)
