@@ -41,7 +41,7 @@ def subject():
 
 
 def wasserstein(x, y):
-    """Squared 2-Wasserstein distance of the normal distributions of (C, N) and (C, M) samples, relative to y's energy."""
+    """Squared 2-Wasserstein distance of the normal distributions of (C, N) samples, relative to the energy of y."""
     (m, s), (n, t) = ((v.mean(1), np.cov(v, ddof=0)) for v in (x, y))
     values, vectors = np.linalg.eigh(t)
     root = vectors * np.sqrt(values.clip(0)) @ vectors.T

@@ -283,7 +283,8 @@ def test_the_learning_rate_is_one_cycle() -> None:
     [
         ({"steps": 0}, "steps"), ({"crop_size": 66}, "crop_size"), ({"style_size": 20}, "style_size"),
         ({"style_weight": -1.0}, "style_weight"), ({"learning_rate": float("nan")}, "learning_rate"),
-        ({"statistics": "mean"}, "statistics"), ({"structure": 1.0}, "structure"), ({"tv_weight": float("inf")}, "tv_weight"),
+        ({"statistics": "mean"}, "statistics"),
+        ({"structure": 1.0}, "structure"), ({"tv_weight": float("inf")}, "tv_weight"),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_refused(make_config: MakeConfig, options: dict, said: str) -> None:
