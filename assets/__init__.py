@@ -73,3 +73,18 @@ def find_style(name: str, tier: str | None = None) -> Path:
         if known == tier:
             return path
     raise ArtifactError(f"tier of {name} must be one of {', '.join(sorted(tiers))}, got {tier!r}")
+
+
+def any_painting() -> tuple[Path, Path]:
+    """Stylizer and style encoder that paint like any painting: the user's own if there are some, else ours.
+
+    Raises:
+        ArtifactError: there are none.
+    """
+    for folder in style_folders():
+        stylizer, encoder = folder / "any.stylizer.onnx", folder / "any.style-encoder.onnx"
+        if stylizer.is_file() and encoder.is_file():
+            return stylizer, encoder
+    raise ArtifactError(
+        f"any.stylizer.onnx and any.style-encoder.onnx must lie in {user_styles()} to paint like a picture"
+    )

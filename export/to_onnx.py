@@ -87,7 +87,7 @@ def build_graph(
 
     folded = for_export(network)
     model = _torch_export(_bytes_to_bytes(folded), stride=network.stride)
-    _make_plain(model)
+    make_plain(model)
     if photographs:
         centre_activations(model, norm_input_moments(folded, photographs))
     if half_weights:
@@ -203,7 +203,7 @@ def _torch_export(module: "torch.nn.Module", *, stride: int) -> "onnx.ModelProto
     return model
 
 
-def _make_plain(model: Any) -> None:
+def make_plain(model: Any) -> None:
     """Drop what the exporter remembers of its own run (source paths, symbols) and name the dimensions."""
     model.producer_name, model.producer_version = "impasto", version("impasto")
     del model.metadata_props[:], model.functions[:], model.graph.value_info[:]

@@ -19,7 +19,7 @@ COMMANDS: dict[str, str] = {
     "image": "impasto.realtime.cli_image:app",
     "styles": "impasto.realtime.cli_styles:app",
     "train": "impasto.training.cli:train_app",
-    "train-adain": "impasto.training.cli:train_adain_app",
+    "train-adain": "impasto.training.train_adain_cli:train_adain_app",
     "evaluate": "impasto.realtime.cli_evaluate:app",
     "gatys": "impasto.realtime.cli_gatys:app",
     "export": "impasto.realtime.cli_export:app",

@@ -27,10 +27,16 @@ def image(
         Path | None, typer.Option("-o", "--output", help="File, or folder; default: IN.STYLE.jpg beside each.")
     ] = None,
     style: Annotated[
-        str, typer.Option("--style", "-s", help="Installed style, artifact (.onnx), or a blend a:0.7,b:0.3.")
+        str,
+        typer.Option(
+            "--style",
+            "-s",
+            help="Installed style, artifact (.onnx), painting (a picture file), or a blend a:0.7,b:0.3.",
+        ),
     ] = "mosaic",
     tier: Annotated[str | None, typer.Option(help="fast or quality; default: what is installed, fast first.")] = None,
     strength: Annotated[float, typer.Option(min=0.0, max=1.0, help="0 is the photo itself, 1 the painting.")] = 1.0,
+    style_scale: Annotated[float, typer.Option(min=0.25, max=4.0, help="Of a painting: larger, larger marks.")] = 1.0,
     keep_colors: Annotated[
         bool, typer.Option("--keep-colors", help="Light from the painting, colours of the photo.")
     ] = False,
@@ -46,8 +52,8 @@ def image(
     from .options import VideoOptions
 
     options = VideoOptions(
-        style=style, tier=tier, strength=strength, keep_colors=keep_colors, size=size, tile=tile,
-        device=device, precision=precision, overwrite=overwrite,
+        style=style, tier=tier, strength=strength, style_scale=style_scale, keep_colors=keep_colors, size=size,
+        tile=tile, device=device, precision=precision, overwrite=overwrite,
     )  # fmt: skip
     with warnings_on_stderr(quiet=quiet):
         code = _paint_all(sources, output, options, quiet=quiet, as_json=as_json)

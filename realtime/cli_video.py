@@ -38,13 +38,16 @@ def video(
     ] = None,
     style: Annotated[
         str, typer.Option("--style", "-s", rich_help_panel=LOOK,
-                          help="Installed style, artifact (.onnx), or a blend a:0.7,b:0.3.")
+                          help="Installed style, artifact (.onnx), painting (a picture file), or a blend a:0.7,b:0.3.")
     ] = "mosaic",
     tier: Annotated[
         str | None, typer.Option(rich_help_panel=LOOK, help="fast or quality; default: what is installed, fast first.")
     ] = None,
     strength: Annotated[
         float, typer.Option(min=0.0, max=1.0, rich_help_panel=LOOK, help="0 is the video itself, 1 the painting.")
+    ] = 1.0,
+    style_scale: Annotated[
+        float, typer.Option(min=0.25, max=4.0, rich_help_panel=LOOK, help="Of a painting: larger, larger marks.")
     ] = 1.0,
     keep_colors: Annotated[
         bool, typer.Option("--keep-colors", rich_help_panel=LOOK, help="Light from the painting, colours of the video.")
@@ -119,8 +122,8 @@ def video(
     from .options import VideoOptions, parse_time
 
     options = VideoOptions(
-        style=style, tier=tier, strength=strength, keep_colors=keep_colors, smooth=smooth,
-        statistics=statistics, timeline=timeline,  # type: ignore[arg-type]
+        style=style, tier=tier, strength=strength, style_scale=style_scale, keep_colors=keep_colors,
+        smooth=smooth, statistics=statistics, timeline=timeline,  # type: ignore[arg-type]
         device=device, precision=precision, size=size, tile=tile, fps=None if fps is None else parse_fps(fps),
         start=None if start is None else parse_time(start), end=None if end is None else parse_time(end),
         deinterlace=not no_deinterlace, hdr=_choice("hdr", hdr, ("sdr", "keep")), decoder=decoder,

@@ -47,7 +47,8 @@ def webcam(
         ),
     ] = "0",
     style: Annotated[
-        str | None, typer.Option("--style", "-s", help="An installed style's name, or an artifact (.onnx).")
+        str | None,
+        typer.Option("--style", "-s", help="An installed style, artifact (.onnx) or painting (picture file)."),
     ] = None,
     tier: Annotated[str | None, typer.Option(help="fast or quality; default: what is installed, fast first.")] = None,
     strength: Annotated[
@@ -243,7 +244,7 @@ class _Run:
             info = self._first_picture(feed)
             if info is None:
                 return self._interrupted
-            session = self._session = self._make_session(feed, info, first, settings)
+            session = self._session = self._make_session(feed, info, first, shelf, settings)
             if panel is not None:
                 session.add_output(panel.hub)
                 session.add_output(panel.webrtc)
@@ -268,13 +269,15 @@ class _Run:
         from .engine_carried import check_statistics
         from .live_engine import LiveEngines
         from .live_styles import StyleShelf
+        from .paintings import style_file
 
         style, options = str(self._options.look.get("style", "")), self._options
         engines = LiveEngines(
             device=options.device, precision=options.precision, on_choice=self._say,
             statistics=check_statistics(options.statistics),
         )  # fmt: skip
-        return StyleShelf(extra=Path(style) if style.endswith((".onnx", ".engine")) else None, load=engines.load)
+        extra = Path(style) if style.endswith((".onnx", ".engine")) else style_file(style)
+        return StyleShelf(extra=extra, load=engines.load)
 
     def _settings(self, shelf: "StyleShelf") -> "LiveSettings":
         from ..assets import find_style, installed_styles
@@ -321,7 +324,7 @@ class _Run:
         return None
 
     def _make_session(
-        self, feed: "CameraFeed", info: Any, first: "FirstStyle", settings: "LiveSettings"
+        self, feed: "CameraFeed", info: Any, first: "FirstStyle", shelf: "StyleShelf", settings: "LiveSettings"
     ) -> "LiveSession":
         from fractions import Fraction
 
@@ -331,6 +334,7 @@ class _Run:
         return LiveSession(
             feed,
             first.open,
+            vector_of=shelf.vector,
             settings=settings,
             size=options.size or (info.height, info.width),
             frame_rate=Fraction(options.fps or info.frame_rate).limit_denominator(1001),

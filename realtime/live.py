@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from ..export.arbitrary import Vector
 from .capture import Feed, FeedStatus
 from .engine import Engine
 from .errors import EngineError, ImpastoError
@@ -81,6 +82,7 @@ class LiveSession:
         feed: Feed,
         open_style: OpenStyle,
         *,
+        vector_of: Callable[[str], Vector | None] = lambda style: None,
         settings: LiveSettings,
         size: Size,
         frame_rate: Fraction = Fraction(30),
@@ -93,6 +95,7 @@ class LiveSession:
         Args:
             feed: where pictures come from.
             open_style: loads a style.
+            vector_of: the style vector of a painting by its style's name, for `mix_with`.
             settings: the look to begin with.
             size: (height, width) of what goes out, fixed for the whole run.
             frame_rate: nominal rate of the outputs.
@@ -113,7 +116,7 @@ class LiveSession:
         self._warm_sizes: set[tuple[tuple[str, str], Size]] = set()
         self._retired: list[tuple[float, Engine]] = []
         self._outputs: tuple[Outlet, ...] = ()
-        self._painter = Painter(size=size, settings=settings)
+        self._painter = Painter(size=size, settings=settings, vector_of=vector_of)
         self._painter.work_size = work_size(size, short_side)
         self._governor = _governor(latency_budget_ms, size, short_side, settings.tier)
         self._stop = threading.Event()

@@ -65,6 +65,8 @@ class LiveControls:
         """Change settings; `ValueError` says what is wrong."""
         if (style := changes.get("style")) is not None:
             self._check_style(style, changes.get("tier") or self.session.settings.tier)
+        if changes.get("mix_with") and self.shelf.vector(str(changes["mix_with"])) is None:
+            raise ValueError(f"mix_with must be a style made of a painting, got {changes['mix_with']!r}")
         return self.session.change(changes)
 
     def step_style(self, step: int) -> None:

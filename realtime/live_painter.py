@@ -2,16 +2,19 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..export.arbitrary import Vector
 from .engine import Batch, Engine, EngineInfo
 from .errors import EngineError
 from .frame import Frame, Picture
+from .live_paintings import PaintingEngine
 from .live_settings import LiveSettings, Tier
 from .smoothing import Smoother
-from .stylizer import Stylizer, blend, with_colors_of
+from .stylizer import BORDER, Stylizer, blend, pad, with_colors_of
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -51,11 +54,23 @@ class SharedEngine:
     def stride(self) -> int:
         return self._engine.stride
 
+    @property
+    def paintings(self) -> PaintingEngine | None:
+        """The engine itself where it paints like any painting."""
+        return self._engine if isinstance(self._engine, PaintingEngine) else None
+
     def __call__(self, frames: Batch) -> Batch:
         with self._turn:
             if self._closed:
                 raise EngineError("the style was put away")
             return self._engine(frames)
+
+    def paint(self, frames: Batch, vector: Vector) -> Batch:
+        """With a style (K,) of the caller's; for engines with `paintings`."""
+        with self._turn:
+            if self._closed or not isinstance(self._engine, PaintingEngine):
+                raise EngineError("the style was put away")
+            return self._engine.paint(frames, vector)
 
     def warmup(self, height: int, width: int) -> None:
         with self._turn:
@@ -77,15 +92,26 @@ class Painter:
     `settings` and `work_size` may be replaced between two frames, `show` brings another look in.
     """
 
-    def __init__(self, *, size: Size, settings: LiveSettings) -> None:
-        """`size` is that of every picture that comes out, whatever the camera sends."""
+    def __init__(
+        self, *, size: Size, settings: LiveSettings, vector_of: Callable[[str], Vector | None] = lambda style: None
+    ) -> None:
+        """
+        Args:
+            size: of every picture that comes out, whatever the camera sends.
+            settings: the look to begin with.
+            vector_of: the style vector (K,) of a painting by its style's name, without delay.
+        """
         self.size = size
+        self._vector_of = vector_of
         self.work_size = size
         self.settings = settings
         self._stylizer: Stylizer | None = None
         self._look: Look | None = None
         self._leaving: tuple[Stylizer, float, float] | None = None
         """The look that fades out, when it began to, and for how many seconds."""
+        self._vector: Vector | None = None
+        """What painted last, where that was a style vector; in a fade, somewhere between two."""
+        self._leaving_vector: Vector | None = None
         self._smoother = Smoother(0.0, patience_ms=SMOOTHING_PATIENCE_MS)
 
     @property
@@ -98,6 +124,7 @@ class Painter:
         seconds = self.settings.crossfade_seconds
         if self._stylizer is not None and seconds > 0 and self._look is not None and self._look.style != look.style:
             self._leaving = (self._stylizer, time.monotonic(), seconds)
+            self._leaving_vector = self._vector
         self._look, self._stylizer = look, Stylizer(look.engine)
 
     def original(self, frame: Frame) -> Picture:
@@ -116,21 +143,54 @@ class Painter:
         picture = resize(painting, self.size)
         if settings.keep_colors:
             picture = with_colors_of(original, picture)
-        return blend(original, picture, settings.strength) if settings.strength < 1.0 else picture
+        if settings.strength < 1.0 and self._vector is None:
+            return blend(original, picture, settings.strength)
+        return picture
 
     def _paint(self, frame: Frame) -> Picture:
         if self._stylizer is None:
             raise RuntimeError("no style is loaded yet")
+        engine = self._stylizer.engine
+        paintings = engine.paintings if isinstance(engine, SharedEngine) else None
+        if paintings is not None and isinstance(engine, SharedEngine):
+            return self._paint_with_vector(frame, engine, paintings.vector)
+        self._vector = None
         painting = self._stylizer(frame).data
+        eased = self._faded()
         if self._leaving is None:
             return painting
-        stylizer, since, seconds = self._leaving
+        return blend(self._leaving[0](frame).data, painting, eased)
+
+    def _paint_with_vector(self, frame: Frame, engine: SharedEngine, vector: Vector) -> Picture:
+        """One pass, also in a fade from one painting to another and with a second painting mixed in."""
+        settings, eased = self.settings, self._faded()
+        if settings.mix > 0 and (other := self._vector_of(settings.mix_with)) is not None:
+            vector = vector + np.float32(settings.mix) * (other - vector)
+        vector = np.float32(settings.strength) * vector  # alpha: the drawing stays single where a blend shows it twice
+        if self._leaving is not None and self._leaving_vector is not None:
+            vector = self._leaving_vector + np.float32(eased) * (vector - self._leaving_vector)
+        self._vector = vector
+        painting = self._painted(frame, lambda batch: engine.paint(batch, vector), engine.stride)
+        if self._leaving is None or self._leaving_vector is not None:
+            return painting
+        return blend(self._leaving[0](frame).data, painting, eased)
+
+    @staticmethod
+    def _painted(frame: Frame, paint: Callable[[Batch], Batch], stride: int) -> Picture:
+        height, width = frame.data.shape[:2]
+        painted = paint(pad(frame.data, stride)[np.newaxis])[0]
+        return np.ascontiguousarray(painted[BORDER : BORDER + height, BORDER : BORDER + width])
+
+    def _faded(self) -> float:
+        """How far a fade is, 0 to 1, slow at both ends; a fade that is over is forgotten."""
+        if self._leaving is None:
+            return 1.0
+        _, since, seconds = self._leaving
         progress = (time.monotonic() - since) / seconds
         if progress >= 1.0:
             self._leaving = None
-            return painting
-        eased = progress * progress * (3.0 - 2.0 * progress)
-        return blend(stylizer(frame).data, painting, eased)
+            return 1.0
+        return progress * progress * (3.0 - 2.0 * progress)
 
     def _fitted(self, picture: Picture) -> Picture:
         import cv2

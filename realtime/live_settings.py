@@ -29,17 +29,24 @@ class LiveSettings:
     """0 to 1: how much of the last painting stays where the camera's picture did not change."""
     mirror: bool = False
     crossfade_seconds: float = 0.6
+    mix_with: str = ""
+    """A second painting, by its style's name, for a style that was made of one."""
+    mix: float = 0.0
+    """How much of the second painting, 0 to 1."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (("strength", 0.0, 1.0), ("smoothing", 0.0, 1.0), ("crossfade_seconds", 0.0, 10.0)):
+        highest = {"strength": 1.0, "smoothing": 1.0, "crossfade_seconds": 10.0, "mix": 1.0}
+        for name, high in highest.items():
             value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-                raise ValueError(f"{name} must be between {low:g} and {high:g}, got {value!r}")
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= high:
+                raise ValueError(f"{name} must be between 0 and {high:g}, got {value!r}")
         for name in ("keep_colors", "mirror"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.tier not in get_args(Tier):
             raise ValueError(f"tier must be one of {', '.join(get_args(Tier))}, got {self.tier!r}")
+        if not isinstance(self.mix_with, str):
+            raise ValueError(f"mix_with must be a style's name, got {self.mix_with!r}")
         if not isinstance(self.style, str) or not self.style:
             raise ValueError(f"style must be a name, got {self.style!r}")
 

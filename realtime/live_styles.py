@@ -1,5 +1,7 @@
 """The styles a live run can choose from: what is installed, how it looks, and taking in new ones."""
 
+import hashlib
+import itertools
 import logging
 import re
 import threading
@@ -10,16 +12,21 @@ from pathlib import Path
 import numpy as np
 
 from ..assets import DEMO_CLIP, find_style, installed_styles, user_styles
-from ..export.artifact import Artifact, load_artifact
+from ..export.arbitrary import Vector
+from ..export.artifact import Artifact, StyleOrigin, load_artifact
 from .engine import Engine, load_engine
 from .errors import ArtifactError, EngineError, ImpastoError
 from .frame import Picture
 from .live_painter import cover
+from .live_paintings import PaintingEngines
 from .live_settings import Tier, config_folder
+from .paintings import StyleBook, vector_of
 
 logger = logging.getLogger(__name__)
 
 STYLE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
+MOST_UPLOADED_PIXELS = 2**26
+"""67 megapixels, 200 MB while a painting is read: what a camera takes at most, and what a page may ask of us."""
 PREVIEW_SIZE = (180, 320)
 """(height, width) of a gallery picture."""
 
@@ -34,6 +41,8 @@ class StyleEntry:
     artist: str = ""
     year: str = ""
     licence: str = ""
+    painting: bool = False
+    """Made of a picture, and so mixed and faded by its vector."""
     problem: str = ""
     """Why it cannot be used, or ""."""
 
@@ -46,12 +55,17 @@ class StyleShelf:
         *,
         extra: Path | None = None,
         load: Callable[[Artifact], Engine] = load_engine,
+        book: StyleBook | None = None,
     ) -> None:
         """
         Args:
             extra: an artifact outside the style folders; it is known by the name in its metadata.
             load: turns an artifact into an engine: device and precision are its business.
+            book: makes styles of paintings.
         """
+        self._book = book or StyleBook()
+        self._paintings = PaintingEngines(lambda: self._load(self._book.networks.stylizer))
+        self._vectors: dict[str, Vector | None] = {}
         self._load = load
         self._lock, self._previewing = threading.Lock(), threading.Lock()
         self._artifacts: dict[tuple[Path, int], Artifact | ArtifactError] = {}
@@ -77,7 +91,44 @@ class StyleShelf:
 
     def open(self, name: str, tier: Tier) -> Engine:
         """Load a style; an `ImpastoError` says why not."""
-        return self._load(self._find(name, tier))
+        artifact = self._find(name, tier)
+        vector = self._vector_in(artifact)
+        if vector is None:
+            return self._load(artifact)
+        try:
+            return self._paintings.open(vector)
+        except EngineError as exc:  # what cannot take a style with every picture can paint the one in the artifact
+            logger.info("%s is painted by itself: %s", name, exc)
+            return self._load(artifact)
+
+    def vector(self, name: str) -> Vector | None:
+        """(K,) of a style that was made of a painting, or that ships with one; None for others."""
+        if name not in self._vectors:
+            try:
+                known = self._book.known(name)
+                if known is None and self._extra is not None and name == self._extra.metadata.name:
+                    known = self._vector_in(self._extra)
+            except ArtifactError:
+                known = None
+            self._vectors[name] = known
+        return self._vectors[name]
+
+    def is_painting(self, name: str) -> bool:
+        """Whether a style was made of a painting and so can be mixed with others."""
+        try:
+            path = next(iter(installed_styles()[name].values())) if name in installed_styles() else None
+            artifact = self._artifact(path) if path is not None else self._extra
+        except ArtifactError:
+            return False
+        return artifact is not None and artifact.metadata.name == name and self._vector_in(artifact) is not None
+
+    def _vector_in(self, artifact: Artifact) -> Vector | None:
+        if "style_vector" not in artifact.metadata.training:
+            return None
+        try:
+            return vector_of(artifact, self._book.networks)
+        except ArtifactError:
+            return None  # the networks are gone; the style paints without them
 
     def preview(self, name: str) -> bytes | None:
         """A JPEG of the style on a photograph: the one that ships beside it, else one painted here and now."""
@@ -113,6 +164,26 @@ class StyleShelf:
         upload.replace(target)
         return self._entry(name, installed_styles()[name])
 
+    def add_painting(self, data: bytes, name: str) -> StyleEntry:
+        """Make a style of a picture file and keep it among the user's styles.
+
+        Args:
+            data: the file's bytes.
+            name: what the person calls it; tidied, and numbered where another style has that name.
+
+        Raises:
+            ArtifactError: it is no picture, or too large.
+        """
+        tidy = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")[:40].strip("-_") or "painting"
+        vector = self._book.encode(data, where="painting", max_pixels=MOST_UPLOADED_PIXELS)
+        taken = installed_styles()
+        free = next(n for n in (tidy, *(f"{tidy}-{i}" for i in itertools.count(2))) if n not in taken)
+        user_styles().mkdir(parents=True, exist_ok=True)
+        origin = StyleOrigin(title=name[:100] if name.isprintable() else "", sha256=hashlib.sha256(data).hexdigest())
+        self._book.write_style(vector, user_styles() / f"{free}.fast.onnx", name=free, origin=origin)
+        self._vectors.pop(free, None)
+        return self._entry(free, installed_styles()[free])
+
     def _find(self, name: str, tier: Tier) -> Artifact:
         if self._extra is not None and (name, tier) == (self._extra.metadata.name, self._extra.metadata.tier):
             return self._extra
@@ -125,7 +196,8 @@ class StyleShelf:
         except ArtifactError as exc:
             return StyleEntry(name, tuple(sorted(tiers)), problem=str(exc))
         style = artifact.metadata.style
-        return StyleEntry(name, tuple(sorted(tiers)), style.title, style.artist, style.year, style.licence)
+        painting = self._vector_in(artifact) is not None
+        return StyleEntry(name, tuple(sorted(tiers)), style.title, style.artist, style.year, style.licence, painting)
 
     def _artifact(self, path: Path) -> Artifact:
         try:

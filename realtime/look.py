@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, log
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from .frame import Frame, Picture
 from .options import parse_time
 from .smoothing import MOST_KEPT, Smoother
 from .stylizer import blend, submit_picture, with_colors_of
+
+if TYPE_CHECKING:
+    from .paintings import Palette
 
 Mix = Mapping[str, float]
 """Share of each style in the picture; what is missing to 1 is the video itself."""
@@ -69,17 +72,25 @@ class FilmStylizer:
     """
 
     def __init__(
-        self, engines: Mapping[str, Engine], look: Look, *, keep_colors: bool = False, smooth: float = 0.0
+        self,
+        engines: Mapping[str, Engine],
+        look: Look,
+        *,
+        keep_colors: bool = False,
+        smooth: float = 0.0,
+        palette: "Palette | None" = None,
     ) -> None:
         """
         Args:
             engines: every style of the look, loaded.
             look: the styles' shares over time.
+            palette: paintings of the look that one of the engines paints, given their style with every frame.
             keep_colors: luminance of the painting, chroma of the frame.
             smooth: 0 paints every frame by itself, 1 holds on to the last painting most; frames must come in order.
         """
         self._engines = dict(engines)
         self._look = look
+        self._palette = palette
         self._keep_colors = keep_colors
         self._smooth = smooth
         self._smoother = Smoother(smooth)
@@ -106,6 +117,8 @@ class FilmStylizer:
     def plan(self, frame: Frame) -> "Plan":
         """How the film's next frame is painted; for every frame in order."""
         mix = self._look.mix(float(frame.pts))
+        if self._palette is not None and mix:
+            mix = self._palette.mix(mix)
         statistics = {}
         for style, engine in self._followers.items():
             if style in mix:
@@ -158,6 +171,8 @@ class FilmStylizer:
     def _start(self, plan: "Plan") -> Callable[[], Picture]:
         """Begin to paint with every style of the mix; the call waits for all and mixes them."""
         frame, mix = plan.frame, plan.mix
+        if self._palette is not None:
+            self._palette.hand_over(mix, self._engines)
         waiting = [
             (submit_picture(self._engines[style], frame.data, plan.statistics.get(style)), share)
             for style, share in mix.items()
@@ -318,6 +333,7 @@ def _between(before: Mix, after: Mix, done: float) -> dict[str, float]:
 
 def _jumps(before: Mix, after: Mix) -> bool:
     """Whether the look changes at once, which smoothing must not soften; a fade is no jump."""
+    before, after = (getattr(mix, "shares", mix) for mix in (before, after))  # paintings by name, not as one engine
     return bool(before) != bool(after) or any(
         abs(before.get(style, 0.0) - after.get(style, 0.0)) > 0.25 for style in {*before, *after}
     )

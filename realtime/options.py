@@ -15,9 +15,11 @@ class VideoOptions:
     """How to repaint a video. Only what changes pictures or times is part of a job's identity."""
 
     style: str | Path = "mosaic"
-    """An installed style, an artifact's path, or a blend "a:0.7,b:0.3"."""
+    """An installed style, an artifact's or a painting's path, or a blend "a:0.7,b:0.3"."""
     tier: str | None = None
     """fast or quality; None takes what is installed, fast first."""
+    style_scale: float = 1.0
+    """Of a painting's marks, where the style is a picture: larger, larger marks."""
     strength: float = 1.0
     """0 is the video itself, 1 the painting."""
     keep_colors: bool = False

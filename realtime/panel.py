@@ -8,7 +8,8 @@ Interface (JSON in and out; `Authorization: Bearer TOKEN` for programs, a cookie
 | GET /api/state | everything: settings, camera, latency, drops, outputs, engine |
 | GET /api/styles, /api/styles/NAME/preview | the gallery, a JPEG |
 | POST /api/styles (application/octet-stream) | take in a style artifact |
-| POST /api/settings {style, tier, strength, keep_colors, smoothing, mirror, crossfade_seconds} | any of them |
+| POST /api/paintings?name=N (application/octet-stream) | make a style of a picture |
+| POST /api/settings {style, tier, strength, keep_colors, smoothing, mirror, crossfade_seconds, mix_with, mix} | any |
 | POST /api/key {key} | what a hotkey does |
 | POST /api/record {on} | start or finish a recording; the file's name comes back |
 | POST /api/snapshot | the painted picture, a PNG |
@@ -62,6 +63,7 @@ STATE_SECONDS = 0.5
 MOST_JSON_BYTES = 64 * 1024
 MOST_UPLOAD_BYTES = 128 * 2**20
 """As large as an artifact may be."""
+MOST_PAINTING_BYTES = 32 * 2**20
 SEND_BUFFER_BYTES = 64 * 1024
 """Small, so that a slow reader waits for new pictures instead of working through old ones."""
 
@@ -96,6 +98,7 @@ class Panel:
         self._finish = asyncio.Event()
         self._sockets: set[web.WebSocketResponse] = set()
         self._connections = 0
+        self._one_painting = asyncio.Lock()
 
     @property
     def port(self) -> int:
@@ -220,6 +223,7 @@ class Panel:
             web.get("/api/cameras", self._cameras),
             web.post("/api/settings", self._set),
             web.post("/api/styles", self._upload),
+            web.post("/api/paintings", self._upload_painting),
             web.post("/api/key", self._key),
             web.post("/api/record", self._record),
             web.post("/api/snapshot", self._snapshot),
@@ -419,6 +423,23 @@ class Panel:
             raise ValueError(str(exc).replace(str(path), "the file")) from exc
         finally:
             path.unlink(missing_ok=True)
+        return web.json_response(asdict(entry))
+
+    async def _upload_painting(self, request: web.Request) -> web.StreamResponse:
+        """The body is a picture file; the query says what the person calls it."""
+        if request.content_type != "application/octet-stream":
+            raise Refused(415, "upload must be application/octet-stream")
+        too_large = Refused(413, f"painting must be at most {MOST_PAINTING_BYTES >> 20} MB")
+        if request.content_length is not None and request.content_length > MOST_PAINTING_BYTES:
+            raise too_large
+        data = bytearray()
+        async for chunk in request.content.iter_chunked(1 << 16):
+            data += chunk
+            if len(data) > MOST_PAINTING_BYTES:
+                raise too_large
+        async with self._one_painting:  # a picture takes memory while it is read
+            name = request.query.get("name", "")[:200]
+            entry = await self._off_loop(self.controls.shelf.add_painting, bytes(data), name)
         return web.json_response(asdict(entry))
 
     async def _off_loop(self, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -26,12 +26,13 @@ from .codecs import check_container
 from .copy_streams import SideChannel, Span, StreamCopier
 from .engine import Engine, EngineInfo, Library, load_engine
 from .engine_carried import EVERY, RUN_UP, SAMPLES, load_carried_engine
-from .errors import SinkError, SourceError
+from .errors import ArtifactError, SinkError, SourceError
 from .frame import Frame, StreamInfo
 from .frame_rate import AtFrameRate, Later, Part
-from .look import AtSegments, FilmStylizer, Look, load_timeline, plain_look, run_up_of
+from .look import AtSegments, Cue, FilmStylizer, Look, load_timeline, plain_look, run_up_of
 from .options import VideoOptions
 from .output_file import check_target
+from .paintings import Palette, absorbed, is_painting, key_of, resolve
 from .pipeline import Pipeline, Progress, Report
 from .segments import Job, SegmentWriter, join, open_job_folder, recorded_identity
 from .sink_file import DEFAULT_TIME_BASE, VideoFileWriter
@@ -99,10 +100,18 @@ class Engines:
     def __init__(self, options: VideoOptions, *, paths: Mapping[str, Path] | None = None) -> None:
         """`paths` says where the look's artifacts lie, if not where `find_artifact` looks."""
         self.look = look_of(options)
-        self.artifacts: dict[str, Artifact] = {
-            style: load_artifact(paths[style] if paths else find_artifact(style, options.tier))
-            for style in self.look.styles
-        }
+        self._palette: Palette | None = None
+        self.artifacts: dict[str, Artifact]
+        if paths is not None:
+            self.look = _look_with(self.look, paths)
+            self.artifacts = {style: load_artifact(paths[style]) for style in self.look.styles}
+        elif any(map(is_painting, self.look.styles)):
+            resolved = resolve(
+                self.look, lambda style: load_artifact(find_artifact(style, options.tier)), scale=options.style_scale
+            )
+            self.look, self._palette, self.artifacts = resolved.look, resolved.palette, dict(resolved.artifacts)
+        else:
+            self.artifacts = {style: load_artifact(find_artifact(style, options.tier)) for style in self.look.styles}
         self._options = options
         self._engines: dict[str, Engine] = {}
         self._fit: _Fit | None = None
@@ -120,7 +129,7 @@ class Engines:
 
     def fit(self, height: int, width: int, *, film: bool = True) -> None:
         """Choose tiles and frames in flight for a film or picture of this size; loads anew only if that changes."""
-        tile = tile_for(height, width, self._options.tile)
+        tile = tile_for(height, width, self._options.tile) if self._palette is None else None
         many = film and tile is None and height * width <= IN_FLIGHT_PIXELS
         fit = _Fit(tile, IN_FLIGHT if many else 1)
         if fit != self._fit:
@@ -135,7 +144,9 @@ class Engines:
         if info is not None:
             for engine in engines.values():
                 engine.warmup(*padded_size(info.height, info.width, engine.stride))
-        return FilmStylizer(engines, self.look, keep_colors=options.keep_colors, smooth=options.smooth)
+        return FilmStylizer(
+            engines, self.look, keep_colors=options.keep_colors, smooth=options.smooth, palette=self._palette
+        )
 
     def pin(self, engine: Mapping[str, str]) -> None:
         """Where the user left the choice open, take the engine that an earlier run took: a race may end otherwise."""
@@ -174,6 +185,10 @@ class _Fit:
 
 
 def _load_engine(artifact: Artifact, options: VideoOptions, fit: _Fit) -> Engine:
+    if artifact.metadata.kind == "arbitrary":  # its style changes with the frames, and statistics with the style
+        if options.statistics != "frame":
+            logger.warning("statistics must be each frame's own where paintings change over time: they are now")
+        options, fit = replace(options, statistics="frame"), replace(fit, tile=None)
     if options.statistics != "frame":
         return load_carried_engine(
             artifact, options.statistics, tile=fit.tile, device=options.device, precision=options.precision,
@@ -332,6 +347,17 @@ def find_artifact(style: str | Path, tier: str | None = None) -> Path:
     return find_style(str(style), tier)
 
 
+def _look_with(look: Look, given: Mapping[str, Path]) -> Look:
+    """A look whose paintings were made a style elsewhere: `given` names it like the first of them."""
+    missing = {style for style in look.styles if style not in given or is_painting(style)}
+    if not missing:
+        return look
+    if len(look.cues) > 1:
+        raise ArtifactError("paintings that change over time must be painted on this machine: leave --cluster out")
+    mix = look.cues[0].mix
+    return Look([Cue(0.0, absorbed(mix, missing, key_of(mix))[0])])
+
+
 def look_of(options: VideoOptions) -> Look:
     """What the options say the film looks like over time."""
     if options.timeline is not None:
@@ -352,8 +378,8 @@ def default_output(source: str | Path, style: str, *, folder: Path | None = None
 def identity_of(source: str | Path, options: VideoOptions, engines: Engines) -> dict[str, Any]:
     """What a job's finished segments depend on; a resumed run must agree in all of it."""
     shaping = (
-        "strength", "keep_colors", "smooth", "statistics", "size", "tile", "fps", "start", "end", "deinterlace", "hdr",
-        "codec", "encoder", "crf", "preset", "segment_frames",
+        "style_scale", "strength", "keep_colors", "smooth", "statistics", "size", "tile", "fps", "start", "end",
+        "deinterlace", "hdr", "codec", "encoder", "crf", "preset", "segment_frames",
     )  # fmt: skip
     return {
         "input": fingerprint(Path(source)) if "://" not in str(source) else str(source),

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 train_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-_EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 _NUM_SAMPLES = 4
 _LINE_EVERY_SECONDS = 10.0
-_STOPPING = "stopping after this step; Ctrl-C again stops at once"
+STOPPING = "stopping after this step; Ctrl-C again stops at once"
 
 
 @train_app.command()
@@ -118,8 +118,8 @@ def _run(config: "TrainConfig", *, samples: Path | None, resume: bool, tensorboa
     shown = shown[:: max(1, len(shown) // _NUM_SAMPLES)][:_NUM_SAMPLES]
     report = RunReport(config.output, style_image=config.style_image, photographs=shown, tensorboard=tensorboard)
     with (
-        stop_on_interrupt(_STOPPING) as stop,
-        _display(config, quiet=quiet) as show,
+        stop_on_interrupt(STOPPING) as stop,
+        show_progress(config.name, config.steps, quiet=quiet) as show,
     ):
 
         def on_step(progress: "Progress") -> None:
@@ -129,13 +129,13 @@ def _run(config: "TrainConfig", *, samples: Path | None, resume: bool, tensorboa
         checkpoint = train_style(config, resume=resume, callback=on_step, sample=report.sample, should_stop=stop.is_set)
     if stop.is_set():
         print(f"stopped; the same command with --resume goes on from {checkpoint}", file=sys.stderr)
-        raise typer.Exit(_EXIT_INTERRUPTED)
+        raise typer.Exit(EXIT_INTERRUPTED)
     if not quiet:
         print(f"{checkpoint}: done; next: impasto export {checkpoint} -o {config.name}.{config.tier}.onnx")
 
 
 @contextmanager
-def _display(config: "TrainConfig", *, quiet: bool) -> Iterator[Callable[["Progress"], None]]:
+def show_progress(name: str, steps: int, *, quiet: bool) -> Iterator[Callable[["Progress"], None]]:
     """A bar on a terminal, a line now and then elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -156,10 +156,10 @@ def _display(config: "TrainConfig", *, quiet: bool) -> Iterator[Callable[["Progr
         yield print_line
         return
     with Bar(
-        TextColumn(config.name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"),
+        TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"),
         TimeRemainingColumn(), console=console,
     ) as bar:  # fmt: skip
-        task = bar.add_task("", total=config.steps, text="")
+        task = bar.add_task("", total=steps, text="")
         yield lambda progress: bar.update(
             task,
             completed=progress.step,

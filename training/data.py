@@ -114,6 +114,8 @@ class PhotoCrops:
     crop_size: int
     """Pixels of a crop's side."""
     seed: int
+    zoom: tuple[float, float] = (1.0, 1.6)
+    """Short side, in crops, that a photograph is scaled to: marks must look right on near and far views of a thing."""
     bad_files: set[Path] = field(default_factory=set)
 
     def batches(self, start: int = 0) -> Iterator[Tensor]:
@@ -142,8 +144,7 @@ class PhotoCrops:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.paths))
         rng = np.random.default_rng([self.seed, index, 1])
         photo = self._read(order, position)
-        # The short side is scaled to 1…1.6 crops: marks must look right on near and far views of the same thing.
-        photo = resize_short_side(photo, round(self.crop_size * rng.uniform(1.0, 1.6)))
+        photo = resize_short_side(photo, round(self.crop_size * rng.uniform(*self.zoom)))
         top = rng.integers(photo.shape[0] - self.crop_size + 1)
         left = rng.integers(photo.shape[1] - self.crop_size + 1)
         crop = photo[top : top + self.crop_size, left : left + self.crop_size]

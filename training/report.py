@@ -34,7 +34,7 @@ class RunReport:
         self._folder = folder
         self._style_image = style_image
         self._photographs = [resize_short_side(read_picture(path), _SAMPLE_SIDE) for path in photographs]
-        self._rows = _read_log(folder / "log.csv")
+        self._rows = read_log(folder / "log.csv")
         self._writer = _tensorboard_writer(folder) if tensorboard else None
 
     def __call__(self, progress: Progress) -> None:
@@ -76,7 +76,8 @@ def paint(network: nn.Module, photo: Picture) -> Picture:
     return painted
 
 
-def _read_log(path: Path) -> list[dict[str, float]]:
+def read_log(path: Path) -> list[dict[str, float]]:
+    """Rows of a run's log.csv; none where there is no file."""
     if not path.exists():
         return []
     try:

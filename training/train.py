@@ -215,7 +215,7 @@ def train(
     Raises:
         TrainingError: pictures, weights or the state to resume from are missing or damaged; a loss is not finite.
     """
-    with _process_group() as (rank, world):
+    with process_group() as (rank, world):
         if config.batch_size % world:
             raise ValueError(f"batch_size must be a multiple of the {world} processes, got {config.batch_size}")
         device = torch_device(config.device, rank)
@@ -229,7 +229,7 @@ def train(
         elif rank == 0 and (config.output / _STATE_FILE).exists():
             raise TrainingError(f"{config.output} already holds a training run; give --resume or another folder")
         network = run.network if world == 1 else DistributedDataParallel(run.network)
-        meter = _Meter(config.steps, run.step, config.batch_size)
+        meter = Meter(config.steps, run.step, config.batch_size)
         for batch in photos.batches(run.step):
             if run.step >= config.steps or should_stop():
                 break
@@ -238,7 +238,7 @@ def train(
             run.step += 1
             if rank:
                 continue
-            progress = meter.tick(run, losses, len(photos.bad_files))
+            progress = meter.tick(run.step, losses, run.balance.weight, len(photos.bad_files))
             if callback:
                 callback(progress)
             if run.step % config.checkpoint_every == 0 and run.step < config.steps:
@@ -251,7 +251,7 @@ def train(
 
 
 @contextmanager
-def _process_group() -> Iterator[tuple[int, int]]:
+def process_group() -> Iterator[tuple[int, int]]:
     """Rank and number of processes; (0, 1) unless started by torchrun."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield 0, 1
@@ -326,7 +326,7 @@ def _step(
         painted = network(torch.cat([photos, inputs.disturbed, inputs.frames, *inputs.clip_frames]))
     terms = _terms(photos, painted, inputs, targets, autocast=autocast)
     structure = torch.tensor(structure_kept_of_batch(photos, painted[: len(photos)]), device=photos.device)
-    losses = _mean_over_processes({**terms, "structure": structure})
+    losses = mean_over_processes({**terms, "structure": structure})
     style_weight = run.balance.update(
         content=losses["content"],
         style=losses["style"],
@@ -420,7 +420,8 @@ def _terms(photos: Tensor, painted: Tensor, inputs: _Inputs, targets: _Targets, 
     return terms
 
 
-def _mean_over_processes(terms: Mapping[str, Tensor]) -> dict[str, float]:
+def mean_over_processes(terms: Mapping[str, Tensor]) -> dict[str, float]:
+    """Scalars by name, averaged over the processes that `torchrun` started."""
     values = torch.stack([term.detach().float() for term in terms.values()])
     if dist.is_initialized():
         dist.all_reduce(values)
@@ -428,7 +429,7 @@ def _mean_over_processes(terms: Mapping[str, Tensor]) -> dict[str, float]:
     return dict(zip(terms, values.tolist(), strict=True))
 
 
-class _Meter:
+class Meter:
     """Smoothed losses, speed and time left."""
 
     SMOOTHING = 0.95
@@ -438,18 +439,19 @@ class _Meter:
         self.begun = time.monotonic()
         self.last: dict[str, float] = {}
 
-    def tick(self, run: _Run, losses: Mapping[str, float], bad_files: int) -> Progress:
-        done = run.step - self.start
+    def tick(self, step: int, losses: Mapping[str, float], style_weight: float, bad_files: int) -> Progress:
+        """After step `step`, with the losses of its batch."""
+        done = step - self.start
         keep = min(self.SMOOTHING, 1 - 1 / done)
         self.last = {name: keep * self.last.get(name, value) + (1 - keep) * value for name, value in losses.items()}
         per_second = done / max(1e-9, time.monotonic() - self.begun)
         return Progress(
-            step=run.step,
+            step=step,
             steps=self.steps,
             losses=dict(self.last),
-            style_weight=run.balance.weight,
+            style_weight=style_weight,
             pictures_per_second=per_second * self.batch_size,
-            seconds_left=(self.steps - run.step) / per_second,
+            seconds_left=(self.steps - step) / per_second,
             bad_files=bad_files,
         )
 

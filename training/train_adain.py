@@ -1,0 +1,226 @@
+"""Learn to paint like any painting: the training loop for both kinds of networks. What it minimises stands in
+`adain_objectives`, how it is set up in `adain_config`."""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .adain_checkpoint import AdainCheckpoint, save_adain_checkpoint
+from .adain_config import AdainTrainConfig
+from .adain_objectives import Batch, CompactObjective, Objective, ReferenceObjective
+from .adain_reference import AdainNetworks
+from .data import PhotoCrops, find_pictures
+from .device import bf16_is_faster, torch_device
+from .errors import TrainingError
+from .loss_network import CONTENT_LAYER, STYLE_LAYERS, load_loss_network
+from .train import (
+    Meter,
+    Progress,
+    learning_rate,
+    mean_over_processes,
+    process_group,
+)
+
+_STATE_FILE = "state.pt"
+_MEMORY_FORMAT = torch.channels_last
+_WARM_START_PHOTOS = 16
+_LARGEST_GRADIENT = 5.0
+
+
+@dataclass
+class _Run:
+    """What changes from step to step; what `state.pt` holds."""
+
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+
+
+def train_adain(
+    config: AdainTrainConfig,
+    *,
+    resume: bool = False,
+    callback: Callable[[Progress], None] | None = None,
+    sample: Callable[[AdainNetworks, int], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Path:
+    """Train and return the path of the last checkpoint. Runs data-parallel when started by `torchrun`, as `train`.
+
+    Args:
+        resume: go on from `state.pt` in `config.output`, to the same result as an uninterrupted run.
+        callback: called after every step.
+        sample: called with the networks every `sample_every` steps and at the end.
+        should_stop: asked after every step; True writes the checkpoint and ends.
+
+    Raises:
+        TrainingError: pictures, weights or the state to resume from are missing or damaged; a loss is not finite.
+    """
+    with process_group() as (rank, world):
+        if config.batch_size % world:
+            raise ValueError(f"batch_size must be a multiple of the {world} processes, got {config.batch_size}")
+        device = torch_device(config.device, rank)
+        autocast = config.precision == "bf16" or (config.precision == "auto" and bf16_is_faster(device))
+        torch.manual_seed(config.seed)
+        photos, paintings = (
+            PhotoCrops(find_pictures(folder), config.batch_size, config.crop_size, seed, zoom=config.zoom)
+            for folder, seed in ((config.photos, config.seed), (config.paintings, config.seed + 1))
+        )
+        run = _start(config, photos, device)
+        if resume:
+            _load_state(run, config)
+        elif rank == 0 and (config.output / _STATE_FILE).exists():
+            raise TrainingError(f"{config.output} already holds a training run; give --resume or another folder")
+        model = run.objective.model if world == 1 else DistributedDataParallel(run.objective.model)
+        meter = Meter(config.steps, run.step, config.batch_size)
+        for photo_batch, painting_batch in zip(photos.batches(run.step), paintings.batches(run.step), strict=False):
+            if run.step >= config.steps or should_stop():
+                break
+            share = photo_batch.chunk(world)[rank].to(device, memory_format=_MEMORY_FORMAT)
+            styles = _recoloured(painting_batch, config.seed, run.step).chunk(world)[rank]
+            styles = styles.to(device, memory_format=_MEMORY_FORMAT)
+            losses = _step(run, model, share, styles, config, rank=rank, autocast=autocast)
+            run.step += 1
+            if rank:
+                continue
+            bad_files = len(photos.bad_files) + len(paintings.bad_files)
+            progress = meter.tick(run.step, losses, run.objective.style_weight, bad_files)
+            if callback:
+                callback(progress)
+            if run.step % config.checkpoint_every == 0 and run.step < config.steps:
+                _save(run, config, progress.losses)
+            if sample and run.step % config.sample_every == 0:
+                sample(run.objective.networks, run.step)
+        if rank == 0 and meter.last:
+            _save(run, config, meter.last)
+            if sample and run.step % config.sample_every:
+                sample(run.objective.networks, run.step)
+        return config.output / "checkpoint.safetensors"
+
+
+def _start(config: AdainTrainConfig, photos: PhotoCrops, device: torch.device) -> _Run:
+    loss_network = load_loss_network(config.loss_network, weights=config.loss_weights)
+    loss_network = loss_network.to(device, memory_format=_MEMORY_FORMAT)  # type: ignore[call-overload]
+    objective: Objective
+    if config.kind == "reference":
+        objective = ReferenceObjective(config, loss_network)
+    else:
+        crops = PhotoCrops(photos.paths, _WARM_START_PHOTOS, config.crop_size, config.seed).batch(0)
+        objective = CompactObjective(config, loss_network, crops)
+    model = objective.model.to(device, memory_format=_MEMORY_FORMAT)  # type: ignore[call-overload]
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return _Run(objective, torch.optim.Adam(learning, lr=config.learning_rate))
+
+
+def _recoloured(paintings: Tensor, seed: int, step: int) -> Tensor:
+    """A quarter of the paintings with red, green and blue exchanged: palettes that no painter of the folder used."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + step) * 2 + 1)
+    changed = paintings.clone()
+    for index in range(len(paintings)):
+        if torch.rand((), generator=generator) < 0.25:
+            changed[index] = paintings[index][torch.randperm(3, generator=generator)]
+    return changed
+
+
+def _step(
+    run: _Run,
+    model: nn.Module,
+    photos: Tensor,
+    paintings: Tensor,
+    config: AdainTrainConfig,
+    *,
+    rank: int,
+    autocast: bool,
+) -> dict[str, float]:
+    """One step of Adam on a share of the batch, (N, 3, S, S) in [0, 255]; returns the losses of the whole batch."""
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(run.step, config.steps, config.learning_rate)
+    generator = torch.Generator().manual_seed((config.seed * 1_000_003 + run.step) * 64 + rank)
+    batch = Batch.of(photos, paintings, generator, move=config.motion_weight > 0)
+    with torch.autocast(photos.device.type, dtype=torch.bfloat16, enabled=autocast):
+        terms, shown = run.objective.terms(model, batch)
+    losses = mean_over_processes({**terms, **shown})
+    weights = run.objective.weights(losses, run.step)
+    total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    losses["total"] = sum(weights[name] * losses[name] for name in terms)
+    if not math.isfinite(losses["total"]):
+        raise TrainingError(f"loss is not finite at step {run.step}; try a lower --learning-rate")
+    run.optimizer.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
+    run.optimizer.step()
+    return losses
+
+
+# What makes two runs the same run; steps and batch size may change when it is resumed, to go on for longer.
+_SAME_RUN = (
+    "kind", "name", "crop_size", "zoom", "learning_rate", "content_weight", "style_weight", "structure", "style_knee",
+    "tv_weight", "motion_weight", "identity_weight", "hint_weight", "seed",
+)  # fmt: skip
+
+
+def _settings(config: AdainTrainConfig, objective: Objective) -> dict[str, Any]:
+    settings = {name: asdict(config)[name] for name in _SAME_RUN}
+    return settings | {"zoom": list(config.zoom), "network": objective.networks.config.to_dict()}
+
+
+def _save(run: _Run, config: AdainTrainConfig, losses: Mapping[str, float]) -> None:
+    settings = _settings(config, run.objective)
+    metadata = {
+        "name": config.name,
+        "training": {
+            **{name: value for name, value in settings.items() if name != "network"},
+            "steps": config.steps,
+            "batch_size": config.batch_size,
+            "content_layer": CONTENT_LAYER,
+            "style_layers": list(STYLE_LAYERS),
+            "style_size": config.style_size,
+            "loss_network": config.loss_weights.name if config.loss_weights else config.loss_network,
+            "warm_start": config.warm_start.parent.name if config.warm_start else "",
+            "final_style_weight": run.objective.style_weight,
+        },
+        "step": run.step,
+        "losses": dict(losses),
+    }
+    config.output.mkdir(parents=True, exist_ok=True)
+    save_adain_checkpoint(
+        config.output / "checkpoint.safetensors",
+        AdainCheckpoint(config.kind, settings["network"], run.objective.networks.state_dict(), metadata),
+    )
+    state = {
+        "settings": settings,
+        "model": run.objective.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "style_weight": run.objective.style_weight,
+        "step": run.step,
+    }
+    part = config.output / f".{_STATE_FILE}.part"
+    torch.save(state, part)
+    os.replace(part, config.output / _STATE_FILE)
+
+
+def _load_state(run: _Run, config: AdainTrainConfig) -> None:
+    path = config.output / _STATE_FILE
+    if not path.is_file():
+        raise TrainingError(f"nothing to resume: {path} not found")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        settings = state["settings"]
+    except Exception as exc:  # torch has many errors for a damaged file
+        raise TrainingError(f"cannot resume from {path}: {exc}") from exc
+    wanted = _settings(config, run.objective)
+    if different := [name for name in wanted if settings.get(name) != wanted[name]]:
+        name = different[0]
+        raise TrainingError(
+            f"{name} must be as in the run to resume ({settings.get(name)!r}), got {wanted[name]!r}: {path}"
+        )
+    run.objective.model.load_state_dict(state["model"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.objective.style_weight = float(state["style_weight"])
+    run.step = int(state["step"])
