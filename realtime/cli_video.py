@@ -173,9 +173,13 @@ class _Run:
 
     def all(self, inputs: list[str]) -> int:
         """Paint them; the exit code is that of the first that did not end well."""
+        import cv2
+
         from .cli_progress import progress_display
         from .video import Engines
 
+        # Smoothing runs beside the engine: more threads of OpenCV's only wait for one another, and cost a twentieth.
+        cv2.setNumThreads(1)
         outcomes: list[Outcome] = []
         with Engines(self._options) as engines, progress_display(quiet=self._quiet, preview=self._preview) as display:
             for source in inputs:

@@ -19,6 +19,7 @@ from typing import Any, cast
 from .codecs import Encoding, check_container
 from .engine import Library
 from .errors import EngineError, ImpastoError, SourceError
+from .frame_rate import first as first_frames
 from .options import VideoOptions
 from .output_file import check_target
 from .pipeline import Pipeline, Report
@@ -156,34 +157,13 @@ def paint_segment(plan: _Plan, number: int, threads: int) -> PaintedSegment:
         stylizer = engines.stylizer(options, frames.info)
         step = step_for(stylizer, plan.source, options, frames.info, plan.times[:first])
         with SegmentWriter(job, frames.info, plan.encoding, frames=len(wanted)) as writer:
-            Pipeline(_First(frames, len(wanted)), step, [writer]).run()
+            Pipeline(first_frames(frames, len(wanted)), step, [writer]).run()
         if not job.segments:
             raise SourceError(f"{plan.source} must hold frame {first}, but it cannot be read there")
         painted = job.segments[0]
         data = (job.folder / painted.name).read_bytes()
     named = replace(painted, name=f"{number:05d}{Path(painted.name).suffix}")
     return PaintedSegment(data, named, str(engines.info))
-
-
-class _First:
-    """The first frames of a source."""
-
-    def __init__(self, source: Any, count: int) -> None:
-        self._source = source
-        self._count = count
-        self.info = source.info
-
-    def __iter__(self) -> Iterator[Any]:
-        return islice(iter(self._source), self._count)
-
-    def close(self) -> None:
-        self._source.close()
-
-    def __enter__(self) -> "_First":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""A source at another frame rate: at every new tick the frame that is being shown then."""
+"""Sources made of sources: at another frame rate, a part between two times, the rest after a time, the first frames."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -10,32 +11,22 @@ from .frame import Frame, StreamInfo
 from .source import Source
 
 
-class AtFrameRate:
-    """Frames at exactly n / rate seconds: repeated where the source is slower, left out where it is faster."""
+class Derived:
+    """A source's frames, changed on their way; closed with it."""
 
-    def __init__(self, source: Source, rate: Fraction) -> None:
+    def __init__(self, source: Source, info: StreamInfo, change: Callable[[Iterable[Frame]], Iterator[Frame]]) -> None:
+        """
+        Args:
+            source: owned from here on.
+            info: of the frames as they are after the change.
+            change: from the source's frames to these.
+        """
         self._source = source
-        self._rate = rate
-        info = source.info
-        count = None if info.duration is None else max(1, round(info.duration * rate))
-        self.info: StreamInfo = replace(info, frame_rate=rate, num_frames=count, time_base=1 / rate)
+        self._change = change
+        self.info = info
 
     def __iter__(self) -> Iterator[Frame]:
-        shown: Frame | None = None
-        number = 0
-        for frame in self._source:
-            if shown is None:
-                number = -((-frame.pts * self._rate) // 1)  # the first tick that is not before the first frame
-            while shown is not None and number / self._rate < frame.pts:
-                yield self._at(shown, number)
-                number += 1
-            shown = frame
-        if shown is None:
-            return
-        end = shown.pts + (shown.duration or 1 / self._source.info.frame_rate)
-        while number / self._rate < end:
-            yield self._at(shown, number)
-            number += 1
+        return self._change(self._source)
 
     def close(self) -> None:
         self._source.close()
@@ -48,65 +39,62 @@ class AtFrameRate:
     ) -> None:
         self.close()
 
-    def _at(self, frame: Frame, number: int) -> Frame:
-        return Frame(frame.data, number / self._rate, 1 / self._rate)
+
+def at_frame_rate(source: Source, rate: Fraction) -> Derived:
+    """Frames at exactly n / rate seconds: what is shown then, repeated where the source is slower, left out where it is
+    faster."""
+    info = source.info
+    count = None if info.duration is None else max(1, round(info.duration * rate))
+
+    def change(frames: Iterable[Frame]) -> Iterator[Frame]:
+        number: int | None = None
+        for frame, end in _shown(frames, 1 / info.frame_rate):
+            if number is None:
+                number = -((-frame.pts * rate) // 1)  # the first tick that is not before the first frame
+            while number / rate < end:
+                yield Frame(frame.data, number / rate, 1 / rate)
+                number += 1
+
+    return Derived(source, replace(info, frame_rate=rate, num_frames=count, time_base=1 / rate), change)
 
 
-class Part:
-    """The frames of a source between two times; the start becomes time 0."""
+def part(source: Source, start: Fraction | None, end: Fraction | None) -> Derived:
+    """The frames between two times, in seconds; the start becomes time 0."""
+    info = source.info
+    duration = info.duration
+    if duration is not None:
+        duration = max(Fraction(0), min(duration, end or duration) - (start or 0))
+    count = None if duration is None else max(1, round(duration * info.frame_rate))
+    shift = start or Fraction(0)
+    if info.time_base:  # on the stream's own grid, or every time would have to be rounded anew
+        shift = round(shift / info.time_base) * info.time_base
 
-    def __init__(self, source: Source, start: Fraction | None, end: Fraction | None) -> None:
-        self._source = source
-        self._start = start
-        self._end = end
-        info = source.info
-        duration = info.duration
-        if duration is not None:
-            duration = max(Fraction(0), min(duration, end or duration) - (start or 0))
-        count = None if duration is None else max(1, round(duration * info.frame_rate))
-        self.info: StreamInfo = replace(info, duration=duration, num_frames=count)
-
-    def __iter__(self) -> Iterator[Frame]:
-        tick = self.info.time_base
-        shift = self._start or Fraction(0)
-        # On the stream's own grid, or every time would have to be rounded anew.
-        shift = round(shift / tick) * tick if tick else shift
-        for frame in self._source:
-            if self._end is not None and frame.pts >= self._end:
+    def change(frames: Iterable[Frame]) -> Iterator[Frame]:
+        for frame in frames:
+            if end is not None and frame.pts >= end:
                 return
-            if self._start is None or frame.pts >= self._start:
+            if start is None or frame.pts >= start:
                 yield Frame(frame.data, frame.pts - shift, frame.duration)
 
-    def close(self) -> None:
-        self._source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    return Derived(source, replace(info, duration=duration, num_frames=count), change)
 
 
-class Later:
-    """The frames of a source after a time, for a run that goes on where another ended."""
+def later(source: Source, after: Fraction) -> Derived:
+    """The frames after a time, for a run that goes on where another ended."""
+    return Derived(source, source.info, lambda frames: (frame for frame in frames if frame.pts > after))
 
-    def __init__(self, source: Source, after: Fraction) -> None:
-        self._source = source
-        self._after = after
-        self.info: StreamInfo = source.info
 
-    def __iter__(self) -> Iterator[Frame]:
-        return (frame for frame in self._source if frame.pts > self._after)
+def first(source: Source, count: int) -> Derived:
+    """The first frames."""
+    return Derived(source, source.info, lambda frames: islice(iter(frames), count))
 
-    def close(self) -> None:
-        self._source.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+def _shown(frames: Iterable[Frame], last_duration: Fraction) -> Iterator[tuple[Frame, Fraction]]:
+    """Each frame and the time until which it is shown: the next one's, or the end of its own duration."""
+    shown: Frame | None = None
+    for frame in frames:
+        if shown is not None:
+            yield shown, frame.pts
+        shown = frame
+    if shown is not None:
+        yield shown, shown.pts + (shown.duration or last_duration)

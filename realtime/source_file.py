@@ -45,6 +45,9 @@ MAX_BROKEN_READS = 64
 MAX_PIXELS = 16_384 * 16_384
 """A header that claims more is damaged or hostile: one such frame is 805 MB."""
 
+LEAST_MISSING_SECONDS = Fraction(1, 2)
+"""An input that ends this much before its announced end was cut off."""
+
 SEEK_MARGIN_SECONDS = 5
 """A seek lands this much early, so that the decoder has recovered from the jump by the wanted frame."""
 
@@ -57,9 +60,11 @@ class Damage:
 
     broken_packets: int = 0
     mended_times: int = 0
+    missing_seconds: float = 0.0
+    """By how much the input ends before the end that it announces."""
 
     def __bool__(self) -> bool:
-        return bool(self.broken_packets or self.mended_times)
+        return bool(self.broken_packets or self.mended_times or self.missing_seconds)
 
     def __str__(self) -> str:
         parts = []
@@ -67,6 +72,8 @@ class Damage:
             parts.append(f"{self.broken_packets} damaged packets left out")
         if self.mended_times:
             parts.append(f"{self.mended_times} missing or repeated timestamps mended")
+        if self.missing_seconds:
+            parts.append(f"the last {self.missing_seconds:.1f} s are missing")
         return ", ".join(parts) or "none"
 
 
@@ -122,7 +129,7 @@ class VideoFile:
 
     @property
     def damage(self) -> Damage:
-        return Damage(self._broken_packets, self._mended_times)
+        return Damage(self._broken_packets, self._mended_times, self._missing_seconds)
 
     @property
     def seeks(self) -> bool:
@@ -145,10 +152,13 @@ class VideoFile:
                 self._mended_times += 1
                 ticks = 0 if last is None else last + 1
             last = ticks
+            end = ticks * tick + (raw.duration * tick if raw.duration else 1 / self.info.frame_rate)
             if self._after is not None and ticks * tick <= self._after:
                 continue
             duration = raw.duration * tick if raw.duration else None
             yield Frame(self._picture(raw), ticks * tick, duration)
+        if last is not None and not self._closed:
+            self._missing_seconds = self._missing_after(end)
 
     def close(self) -> None:
         # FFmpeg must not be closed under a read, so another thread waits here for the read to end.
@@ -177,6 +187,7 @@ class VideoFile:
         if not self._codec.is_open:
             self._codec.thread_type = "AUTO"
         self._broken_packets = self._mended_times = 0
+        self._missing_seconds = 0.0
         self._decode_times: list[int] | None = [] if self._container.format.name in DECODE_ORDER_FORMATS else None
         self._decoded = self._decode()
         self._head: VideoFrame | None = self._first_frame()
@@ -236,6 +247,23 @@ class VideoFile:
             return False
         logger.warning("the video is HDR: tone-mapped to SDR; --hdr keep paints and keeps its signal instead")
         return True
+
+    def _missing_after(self, end: Fraction) -> float:
+        """Seconds from the end of the last frame to the end that the stream itself announces; 0 if it is about there.
+
+        Not the container's end, which is that of the longest stream.
+        """
+        stream = self._stream
+        if stream.duration:
+            announced = (stream.start_time or 0) * self._time_base + stream.duration * self._time_base
+        else:
+            try:  # Matroska's, as FFmpeg and mkvmerge write it
+                hours, minutes, seconds = (Fraction(part) for part in stream.metadata["DURATION"].split(":"))
+            except (KeyError, ValueError):
+                return 0.0
+            announced = hours * 3600 + minutes * 60 + seconds
+        missing = announced - end
+        return float(missing) if missing > max(LEAST_MISSING_SECONDS, 3 / self.info.frame_rate) else 0.0
 
     def _duration(self) -> Fraction | None:
         if self._stream.duration:

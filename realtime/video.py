@@ -28,7 +28,7 @@ from .engine import Engine, EngineInfo, Library, load_engine
 from .engine_carried import EVERY, RUN_UP, SAMPLES, load_carried_engine
 from .errors import ArtifactError, SinkError, SourceError
 from .frame import Frame, StreamInfo
-from .frame_rate import AtFrameRate, Later, Part
+from .frame_rate import at_frame_rate, later, part
 from .look import AtSegments, Cue, FilmStylizer, Look, load_timeline, plain_look, run_up_of
 from .options import VideoOptions
 from .output_file import check_target
@@ -445,11 +445,11 @@ def open_frames(
         if rate is None and options.is_y4m:
             rate = video.info.frame_rate  # y4m knows no times, only a rate
         if rate is not None:
-            frames = AtFrameRate(frames, rate)
+            frames = at_frame_rate(frames, rate)
         if options.start is not None or options.end is not None:
-            frames = Part(frames, options.start, options.end)
+            frames = part(frames, options.start, options.end)
         if after is not None:
-            frames = Later(frames, after)
+            frames = later(frames, after)
         yield video, frames
 
 
@@ -525,7 +525,8 @@ def _check(source: str | Path, target: Path, options: VideoOptions) -> None:
 
 def _report_damage(video: VideoFile, report: Report) -> Report:
     if video.damage:
-        logger.warning("the input is damaged: %s", video.damage)
+        # What is missing from a result must be said even to those who asked for silence.
+        logger.error("the input is damaged: %s", video.damage)
     return report
 
 

@@ -5,6 +5,9 @@ IMPASTO_FUZZ sets how many; each runs in this process with a time limit, seeds f
 
 import os
 import random
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from fractions import Fraction
@@ -112,6 +115,9 @@ def test_a_truncated_film_keeps_its_beginning_and_says_so(
     broken.write_bytes(data[: len(data) * 6 // 10])
     report = stylize_video(broken, tmp_path / "out.mp4", style=identity_artifact.path)
     assert 40 <= report.frames_out <= 70
+    said = re.search(r"the last (\d\.\d) s are missing", caplog.text)
+    assert said
+    assert float(said[1]) == pytest.approx(4.0 - 0.04 * report.frames_out, abs=0.06)
     whole = make_clip("whole.mp4", times=[512 * n for n in range(100)], options={"g": "10"})
     middle = bytearray(whole.read_bytes())
     middle[len(middle) // 2 : len(middle) // 2 + 1500] = random.Random(1).randbytes(1500)
@@ -121,3 +127,21 @@ def test_a_truncated_film_keeps_its_beginning_and_says_so(
     report = stylize_video(broken, tmp_path / "out.mp4", style=identity_artifact.path, overwrite=True)
     assert 60 <= report.frames_out <= 100
     assert "damaged" in caplog.text
+
+
+def test_damage_is_said_even_to_those_who_asked_for_silence(
+    make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path
+) -> None:
+    """One line, also for what was cut off behind a whole packet and so holds no damaged one."""
+    whole = make_clip("whole.mp4", times=[512 * n for n in range(100)], options={"g": "10"},
+                      container_options={"movflags": "faststart"}).read_bytes()  # fmt: skip
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(whole[: len(whole) * 7 // 10])
+    command = [sys.executable, "-c", "from impasto.realtime.cli_video import app; app()", broken, "--quiet",
+               "-o", tmp_path / "out.mp4", "--style", identity_artifact.path]  # fmt: skip
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "the input is damaged" in done.stderr
+    assert "s are missing" in done.stderr
