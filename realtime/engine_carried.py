@@ -14,7 +14,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 
 from ..export.artifact import Artifact
-from ..export.statistics import Vector
+from ..export.statistics import StatisticsLayout, Vector, Vectors
 from .cuts import CutDetector
 from .engine import Batch, EngineInfo, Library, Pending, PendingPicture, check_batch
 from .engine_statistics import load_statistics_engine
@@ -47,7 +47,10 @@ class Measurable(Protocol):
     @property
     def stride(self) -> int: ...
 
-    def start(self, frame: Batch, statistics: Vector) -> Pending: ...
+    @property
+    def layout(self) -> StatisticsLayout: ...
+
+    def start(self, frame: Batch, affine: Vectors) -> Pending: ...
 
     def start_measuring(self, frame: Batch) -> "Callable[[], Vector]": ...
 
@@ -58,11 +61,11 @@ class Measurable(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class _Held:
-    """Statistics that count from a frame on, until the next ones do."""
+    """Normalisation that counts from a frame on, until the next one does."""
 
     start: int
-    statistics: Callable[[], Vector]
-    """Waits for them the first time."""
+    affine: Callable[[], Vectors]
+    """(1, K) factors and summands; waits for them the first time."""
 
 
 class CarriedEngine:
@@ -70,6 +73,9 @@ class CarriedEngine:
 
     Every `every`-th frame's own statistics are measured beside the painting and hold from the next measurement on;
     frames are painted with the exponential average of what held over the last `WINDOW` frames. Cuts begin anew.
+    Averaged are factors and summands, so that each layer's answer moves by its share and no more: an average of
+    variances jumps when a channel wakes up that was still (largest step when a bright card slides over a still street,
+    root mean square of 255: 36 by variances, 18 by deviations, 4 by factors, 28 by each frame's own).
     Measuring while painting with the average would be cheaper but is wrong: each layer then tells what it sees behind
     layers normalised by the past, and the average overshoots (steps of 35/255 when a bright card slid over a still
     room, where statistics of each frame's own stepped by 5 and these by 2).
@@ -107,7 +113,7 @@ class CarriedEngine:
         self._held: deque[_Held] = deque()
         self._is_cut = CutDetector()
         self._settle_frames = settle_frames
-        self._fixed: Vector | None = None
+        self._fixed: Vectors | None = None
         self._number = 0
         self.in_flight = in_flight
 
@@ -119,17 +125,17 @@ class CarriedEngine:
     def stride(self) -> int:
         return self._engine.stride
 
-    def follow(self, picture: Picture, number: int) -> Vector:
-        """(K,) statistics to paint a film's frame of this number with; `picture` (H, W, 3) uint8, any size."""
+    def follow(self, picture: Picture, number: int) -> Vectors:
+        """(1, K) what to paint a film's frame of this number with; `picture` (H, W, 3) uint8, any size."""
         return self._follow(picture, lambda: pad(picture, self.stride)[np.newaxis], number)
 
-    def submit(self, frames: Batch, statistics: Vector | None = None) -> PendingPicture:
+    def submit(self, frames: Batch, affine: Vectors | None = None) -> PendingPicture:
         """Begin to paint a (1, H, W, 3) batch with what `follow` said; None follows first."""
         check_batch(frames, self.stride)
-        if statistics is None:
-            statistics = self._follow(frames[0], lambda: frames, self._number)
+        if affine is None:
+            affine = self._follow(frames[0], lambda: frames, self._number)
             self._number += 1
-        return PendingPicture(self._engine.start(frames, statistics))
+        return PendingPicture(self._engine.start(frames, affine))
 
     def __call__(self, frames: Batch) -> Batch:
         check_batch(frames, self.stride)
@@ -140,7 +146,7 @@ class CarriedEngine:
         if not self._frozen:
             return
         measured = [self._engine.start_measuring(pad(picture, self.stride)[np.newaxis])() for picture in pictures]
-        self._fixed = np.mean(measured, axis=0)
+        self._fixed = self._engine.layout.affine(np.mean(measured, axis=0))
 
     def reset(self) -> None:
         """Forget earlier frames, at a seek."""
@@ -155,21 +161,21 @@ class CarriedEngine:
     def close(self) -> None:
         self._engine.close()
 
-    def _follow(self, picture: Picture, padded: Callable[[], Batch], number: int) -> Vector:
+    def _follow(self, picture: Picture, padded: Callable[[], Batch], number: int) -> Vectors:
         if self._fixed is not None:
             return self._fixed
         if self._is_cut(picture):
             self._held.clear()
         if not self._held:
-            self._held.append(_Held(number, _once(self._engine.start_measuring(padded()))))
+            self._held.append(_Held(number, self._measured(padded())))
         elif number % self._every == 0:
-            self._held.append(_Held(number + self._every, _once(self._engine.start_measuring(padded()))))
+            self._held.append(_Held(number + self._every, self._measured(padded())))
         average = self._average(number)
         if self._frozen and number >= self._settle_frames:
             self._fixed = average
         return average
 
-    def _average(self, number: int) -> Vector:
+    def _average(self, number: int) -> Vectors:
         """The exponential average up to the frame of this number; the oldest stands for all before it."""
         while len(self._held) > 1 and self._held[1].start <= number - self._window:
             self._held.popleft()
@@ -177,9 +183,21 @@ class CarriedEngine:
         # The share of all frames before each one's first.
         before = [0.0, *(self._kept ** (number + 1 - held.start) for held in began[1:]), 1.0]
         shares = [end - start for start, end in pairwise(before)]
-        parts = [share * held.statistics() for share, held in zip(shares, began, strict=True)]
-        average: Vector = np.sum(parts, axis=0)
+        parts = [share * held.affine() for share, held in zip(shares, began, strict=True)]
+        average: Vectors = np.sum(parts, axis=0, dtype=np.float32)
         return average
+
+    def _measured(self, frame: Batch) -> Callable[[], Vectors]:
+        """Begin to measure; the call waits the first time and remembers."""
+        wait = self._engine.start_measuring(frame)
+        found: list[Vectors] = []
+
+        def affine() -> Vectors:
+            if not found:
+                found.append(self._engine.layout.affine(wait()))
+            return found[0]
+
+        return affine
 
 
 def load_carried_engine(
@@ -208,15 +226,3 @@ def check_statistics(statistics: str) -> Statistics:
             choice: Statistics = known
             return choice
     raise ValueError(f"statistics must be one of {', '.join(get_args(Statistics))}, got {statistics!r}")
-
-
-def _once(wait: Callable[[], Vector]) -> Callable[[], Vector]:
-    """What waits the first time and remembers."""
-    found: list[Vector] = []
-
-    def result() -> Vector:
-        if not found:
-            found.append(wait())
-        return found[0]
-
-    return result

@@ -16,6 +16,7 @@ from ..export.graph import receptive_margin
 from ..export.statistics import (
     INSET,
     Vector,
+    Vectors,
     hold_statistics,
     layout_of,
     measure_statistics,
@@ -79,13 +80,12 @@ class StatisticsEngine:
 
     def paint(self, frame: Batch, statistics: Vector) -> Batch:
         """The (1, H, W, 3) frame painted with (K,) statistics; takes less time than with its own."""
-        painted: Batch = self.start(frame, statistics).result()["stylized"]
+        painted: Batch = self.start(frame, self.layout.affine(statistics)).result()["stylized"]
         return painted
 
-    def start(self, frame: Batch, statistics: Vector) -> Pending:
-        """Begin to `paint`; the picture is the result's `stylized`."""
+    def start(self, frame: Batch, affine: Vectors) -> Pending:
+        """Begin to paint with (1, K) factors and summands; the picture is the result's `stylized`."""
         self._check(frame)
-        affine = self.layout.affine(statistics)
         return self._runner("held").start({"frame": np.ascontiguousarray(frame), "affine": affine})
 
     def paint_and_measure(
@@ -236,12 +236,12 @@ def paint_tiled(
     return painted, measured
 
 
-def paint_tiles(engine: StatisticsEngine, frame: Picture, statistics: Vector, *, tile: int = DEFAULT_TILE) -> Picture:
-    """A frame painted in tiles with (K,) statistics as they are: one pass. (H, W, 3) as for `paint_tiled`."""
+def paint_tiles(engine: StatisticsEngine, frame: Picture, affine: Vectors, *, tile: int = DEFAULT_TILE) -> Picture:
+    """A frame painted in tiles with (1, K) factors and summands: one pass. (H, W, 3) as for `paint_tiled`."""
     check_batch(frame[np.newaxis], engine.stride)
     painted = np.empty_like(frame)
     for part in tiles_of(frame.shape[0], frame.shape[1], tile=tile, margin=engine.margin, stride=engine.stride):
-        painted[part.inner] = _inner(engine.paint(frame[part.window][np.newaxis], statistics)[0], part)
+        painted[part.inner] = _inner(engine.start(frame[part.window][np.newaxis], affine).result()["stylized"][0], part)
     return painted
 
 

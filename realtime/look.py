@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..export.statistics import Vector
+from ..export.statistics import Vectors
 from .engine import Engine
 from .engine_carried import CarriedEngine
 from .errors import ArtifactError
@@ -210,8 +210,8 @@ class Plan:
 
     frame: Frame
     mix: Mix
-    statistics: Mapping[str, Vector]
-    """(K,) by style, for those that are told them."""
+    statistics: Mapping[str, Vectors]
+    """(1, K) factors and summands by style, for those that are told them."""
 
 
 class AtSegments:

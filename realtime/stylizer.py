@@ -5,7 +5,7 @@ from typing import cast
 
 import numpy as np
 
-from ..export.statistics import Vector
+from ..export.statistics import Vectors
 from .engine import Engine
 from .frame import Frame, Picture
 from .smoothing import Smoother
@@ -51,7 +51,7 @@ class Stylizer:
         return submit_picture(self.engine, picture)()
 
 
-def submit_picture(engine: Engine, picture: Picture, statistics: Vector | None = None) -> Callable[[], Picture]:
+def submit_picture(engine: Engine, picture: Picture, statistics: Vectors | None = None) -> Callable[[], Picture]:
     """Begin to paint (H, W, 3), any size; the call waits for the painting, of the same size.
 
     An engine that cannot work on several pictures at once paints when the call comes. `statistics` is for one that

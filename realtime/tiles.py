@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..export.artifact import Artifact
-from ..export.statistics import Vector
+from ..export.statistics import StatisticsLayout, Vector, Vectors
 from .engine import Batch, Done, EngineInfo, Library, Pending, check_batch
 from .engine_statistics import DEFAULT_TILE, StatisticsEngine, load_statistics_engine, paint_tiled, paint_tiles
 
@@ -70,9 +70,13 @@ class TiledStatistics:
     def stride(self) -> int:
         return self._engine.stride
 
-    def start(self, frame: Batch, statistics: Vector) -> Pending:
+    @property
+    def layout(self) -> StatisticsLayout:
+        return self._engine.layout
+
+    def start(self, frame: Batch, affine: Vectors) -> Pending:
         """See `StatisticsEngine.start`; everything is done when it returns."""
-        return Done({"stylized": paint_tiles(self._engine, frame[0], statistics, tile=self._tile)[np.newaxis]})
+        return Done({"stylized": paint_tiles(self._engine, frame[0], affine, tile=self._tile)[np.newaxis]})
 
     def start_measuring(self, frame: Batch) -> Callable[[], Vector]:
         """See `StatisticsEngine.start_measuring`; takes as many passes as there are normalisations."""

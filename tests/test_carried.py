@@ -209,7 +209,7 @@ def test_live_styles_freeze_once_the_camera_has_settled(
     engines = LiveEngines(device="cpu", precision="auto", on_choice=lambda line: None, statistics="frozen")
     engine = engines.load(small_artifact)
     try:
-        dark, bright = room(0.6)[np.newaxis], room(1.0)[np.newaxis]
+        dark, bright = room(0.3)[np.newaxis], room(1.0)[np.newaxis]
         engine(dark)
         early = engine(bright)
         for _ in range(LIVE_SETTLE_FRAMES + 2 * LIVE_EVERY):

@@ -1,11 +1,12 @@
 """How well `stylize-video` overlaps its stages: whole process against each stage alone, in one process.
 
-    python tests/benchmarks/overlap.py CLIP --style ARTIFACT [--in-flight 1 2 4] [--frames 120]
+    python tests/benchmarks/overlap.py CLIP --style ARTIFACT [--in-flight 1 2 4] [--frames 120] [--threads 2]
 
 `engine` paints decoded frames one after the other or several at once, with nothing beside it; `decode` and `encode`
 likewise run alone; `whole` is the command itself, from file to file, loading left out. "At equal processor time"
 divides the processor time of the engine alone by that of the whole process: on a processor that the engine keeps busy
 with all its cores it is the most that whole/engine can be, and it can be measured on a machine that is shared.
+With `--threads` below the number of cores the engine leaves room, and whole/slowest tells about overlap alone.
 """
 
 import argparse
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, nargs="+", default=[video.IN_FLIGHT])
     parser.add_argument("--frames", type=int, default=100)
     parser.add_argument("--preset")
+    parser.add_argument("--threads", type=int, default=0, help="of the engine; 0 for its own choice, all cores")
     given = parser.parse_args()
     frames, decode_fps, info = decode_alone(given.clip, given.size, given.frames)
     encode_fps = encode_alone(frames, info, given.preset)
@@ -37,7 +39,8 @@ def main() -> None:
     for in_flight in given.in_flight:
         video.IN_FLIGHT = in_flight
         options = VideoOptions(style=given.style, size=given.size, precision=given.precision, overwrite=True,
-                               preset=given.preset, end=frames[-1].pts, resume=False)  # fmt: skip
+                               preset=given.preset, end=frames[-1].pts, resume=False,
+                               threads=given.threads)  # fmt: skip
         with video.Engines(options) as engines, tempfile.TemporaryDirectory() as folder:
             stylizer = engines.stylizer(options, info)
             began = time.process_time()
