@@ -156,7 +156,8 @@ def test_smoothing_is_the_same_wherever_the_film_is_resumed(make_clip: MakeClip)
         def __call__(self, frames: np.ndarray) -> np.ndarray:
             return 255 - frames
 
-    run_up = run_up_of(0.5)
+    run_up = run_up_of(0.5, 48 * 64)
+    assert run_up_of(1.0, 3840 * 2160) < run_up_of(1.0, 1280 * 720), "memory has an end"
     with VideoFile(make_clip(draw=noisy, times=[512 * n for n in range(40)])) as source:
         frames = list(source)
 
