@@ -6,24 +6,28 @@ precision. A network that reaches a good share of it is limited by arithmetic; t
 
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from ..export.artifact import Artifact, Precision, load_artifact, parse_model, quantized_path
 from ..export.graph import multiply_adds_per_pixel
-from .engine import BACKENDS, Backend, EngineOptions, PictureEngine
+from .engine import BACKENDS, Backend, EngineOptions, PendingPicture, PictureEngine
 from .errors import ImpastoError
+from .pipeline import Stage
 
 Size = tuple[int, int]
 """Height, width."""
 
-PEAK_SIDE = 2048
-PEAK_PRODUCTS = 4
-PEAK_SECONDS = 1.5
+PEAK_SHAPES = ((1024, 8), (2048, 4))
+"""Sides of the matrices and products in a row; the best one counts: small ones stay in the cache."""
+PEAK_SECONDS = 1.0
+CARD_PEAK_SIDE = 8192
 MIN_ROUNDS = 5
 
 
@@ -46,7 +50,7 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One engine at one size."""
+    """One engine at one size, nothing beside it."""
 
     style: str
     tier: str
@@ -71,11 +75,109 @@ class Measurement:
         return self.tflops / self.peak_tflops if self.peak_tflops else None
 
 
+@dataclass(frozen=True)
+class EndToEnd:
+    """A whole video from file to file with one engine: decoding, painting and encoding share the machine."""
+
+    style: str
+    tier: str
+    engine: str
+    precision: Precision
+    height: int
+    width: int
+    threads: int
+    frames: int
+    fps: float
+    """Frames written a second, the engine's loading left out."""
+    decode_ms: float
+    """Median a frame, waiting left out; so are the next two."""
+    stylize_ms: float
+    encode_ms: float
+
+
 def bench(
     styles: Sequence[Path], options: BenchOptions, *, on_progress: Callable[[str], None] = lambda line: None
 ) -> Iterator[Measurement]:
     """Measure everything that works here, engine by engine; what does not work is told to `on_progress`."""
     peaks: dict[tuple[str, Precision], float | None] = {}
+    for artifact, backend, precision in _combinations(styles, options, on_progress):
+        key = (str(backend), precision)
+        if key not in peaks:
+            on_progress(f"{backend} {precision}: matrix products")
+            peaks[key] = matrix_peak_tflops(artifact, backend, precision)
+        on_progress(f"{artifact.metadata.name} ({artifact.metadata.tier}) with {backend} in {precision}")
+        yield from _measurements(artifact, backend, precision, options, peaks[key], on_progress)
+
+
+def bench_end_to_end(
+    styles: Sequence[Path],
+    clip: Path,
+    options: BenchOptions,
+    folder: Path,
+    *,
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> Iterator[EndToEnd]:
+    """Paint a video, scaled to each size, with everything that works here; `folder` takes the results."""
+    for artifact, backend, precision in _combinations(styles, options, lambda line: None):
+        for threads in options.threads:
+            for size in options.sizes:
+                on_progress(
+                    f"{artifact.metadata.name} with {backend} in {precision}, {size[1]}x{size[0]}, file to file"
+                )
+                try:
+                    yield _end_to_end(artifact, backend, precision, size, threads, clip, folder)
+                except ImpastoError as exc:
+                    on_progress(f"not {backend} in {precision}: {exc}")
+
+
+def matrix_peak_tflops(artifact: Artifact, backend: Backend, precision: Precision) -> float | None:
+    """1e12 operations a second of matrix products; None where the back end cannot run a graph of them.
+
+    int8 is measured with quantised products, of which each rounds its input anew, as the convolutions do.
+    """
+    if backend.library in ("torch", "tensorrt"):
+        return _card_peak_tflops(precision)
+    peaks = [_peak(artifact, backend, precision, side, count) for side, count in PEAK_SHAPES]
+    return max((peak for peak in peaks if peak is not None), default=None)
+
+
+def _peak(artifact: Artifact, backend: Backend, precision: Precision, side: int, count: int) -> float | None:
+    try:
+        graph = products_graph(side, count, quantized=precision == "int8")
+        runner = backend.open_runner(artifact, graph, EngineOptions(precision=precision))
+    except ImpastoError:
+        return None
+    rows = np.random.default_rng(0).normal(size=(side, side)).astype(np.float32)
+    try:
+        times = _timed(lambda: runner.start({"frame": rows}).result(), seconds=PEAK_SECONDS)
+    except ImpastoError:
+        return None
+    finally:
+        runner.close()
+    return count * 2 * side**3 / min(times) / 1e12
+
+
+def _card_peak_tflops(precision: Precision) -> float | None:
+    """The same by PyTorch on the first card; None where it has none."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    if precision not in ("fp16", "fp32") or not torch.cuda.is_available():
+        return None
+    dtype = torch.float16 if precision == "fp16" else torch.float32
+    matrix = torch.randn(CARD_PEAK_SIDE, CARD_PEAK_SIDE, device="cuda", dtype=dtype)
+
+    def product() -> None:
+        matrix @ matrix
+        torch.cuda.synchronize()
+
+    return float(2 * CARD_PEAK_SIDE**3 / min(_timed(product, seconds=PEAK_SECONDS)) / 1e12)
+
+
+def _combinations(
+    styles: Sequence[Path], options: BenchOptions, on_progress: Callable[[str], None]
+) -> Iterator[tuple[Artifact, Backend, Precision]]:
     for path in styles:
         for artifact in _versions(load_artifact(path)):
             for backend in BACKENDS:
@@ -88,44 +190,48 @@ def bench(
                     continue
                 own: Sequence[Precision] = ("int8",) if artifact.metadata.precision == "int8" else precisions
                 for precision in own:
-                    if options.precisions and precision not in options.precisions:
-                        continue
-                    key = (str(backend), precision)
-                    if key not in peaks:
-                        on_progress(f"{backend} {precision}: matrix products")
-                        peaks[key] = matrix_peak_tflops(artifact, backend, precision)
-                    on_progress(f"{artifact.metadata.name} ({artifact.metadata.tier}) with {backend} in {precision}")
-                    yield from _measurements(artifact, backend, precision, options, peaks[key], on_progress)
+                    if not options.precisions or precision in options.precisions:
+                        yield artifact, backend, precision
 
 
-def matrix_peak_tflops(artifact: Artifact, backend: Backend, precision: Precision) -> float | None:
-    """1e12 operations a second of matrix products; None where the back end cannot run a graph of them.
-
-    int8 has no figure: products of quantised matrices would need ranges of their own.
-    """
-    if precision == "int8" or backend.library in ("torch", "tensorrt"):
-        return None
-    try:
-        runner = backend.open_runner(artifact, _products_graph(), EngineOptions(precision=precision))
-    except ImpastoError:
-        return None
-    rows = np.random.default_rng(0).normal(size=(PEAK_SIDE, PEAK_SIDE)).astype(np.float32)
-    try:
-        times = _timed(lambda: runner.start({"frame": rows}).result(), seconds=PEAK_SECONDS)
-    except ImpastoError:
-        return None
-    finally:
-        runner.close()
-    return PEAK_PRODUCTS * 2 * PEAK_SIDE**3 / min(times) / 1e12
-
-
-def end_to_end_fps(clip: Path, style: Path, folder: Path) -> float:
-    """Frames a second of a whole video, from file to file: decoding, painting, encoding."""
+def _end_to_end(
+    artifact: Artifact,
+    backend: Backend,
+    precision: Precision,
+    size: Size,
+    threads: int,
+    clip: Path,
+    folder: Path,
+) -> EndToEnd:
     from .video import stylize_video
 
-    start = time.perf_counter()
-    report = stylize_video(clip, folder / "bench.mp4", style=str(style), overwrite=True)
-    return report.frames_out / (time.perf_counter() - start)
+    height, width = size
+    report = stylize_video(
+        clip,
+        folder / "bench.mp4",
+        style=artifact.path,
+        device=backend.device,
+        library=backend.library,
+        precision=precision,
+        threads=threads,
+        size=f"{width}x{height}",
+        overwrite=True,
+    )
+    medians = [report.stages[stage].p50_ms if stage in report.stages else 0.0 for stage in get_args(Stage)]
+    return EndToEnd(
+        style=artifact.metadata.name,
+        tier=artifact.metadata.tier,
+        engine=str(backend),
+        precision=precision,
+        height=height,
+        width=width,
+        threads=threads,
+        frames=report.frames_out,
+        fps=round(report.fps, 2),
+        decode_ms=round(medians[0], 2),
+        stylize_ms=round(medians[1], 2),
+        encode_ms=round(medians[2], 2),
+    )
 
 
 def _versions(artifact: Artifact) -> list[Artifact]:
@@ -176,22 +282,23 @@ def _speed(engine: PictureEngine, size: Size, seconds: float) -> tuple[list[floa
     frames = [rng.integers(0, 256, (1, *size, 3), dtype=np.uint8) for _ in range(4)]
     engine.warmup(*size)
     engine(frames[0])
-    pending = []
+    pending: deque[tuple[float, PendingPicture]] = deque()
     latencies_ms: list[float] = []
-    finished = index = 0
+    index = 0
     start = time.perf_counter()
-    while finished < MIN_ROUNDS or time.perf_counter() - start < seconds:
+    while len(latencies_ms) < MIN_ROUNDS or time.perf_counter() - start < seconds:
         pending.append((time.perf_counter(), engine.submit(frames[index % len(frames)])))
         index += 1
+        if index < engine.in_flight:  # speed counts from when all places are taken
+            start = time.perf_counter()
         if len(pending) == engine.in_flight:
-            submitted, picture = pending.pop(0)
+            submitted, picture = pending.popleft()
             picture.result()
             latencies_ms.append((time.perf_counter() - submitted) * 1e3)
-            finished += 1
     elapsed = time.perf_counter() - start
     for _, picture in pending:
         picture.result()
-    return latencies_ms, finished / elapsed
+    return latencies_ms, len(latencies_ms) / elapsed
 
 
 def _timed(call: Callable[[], object], *, seconds: float) -> list[float]:
@@ -204,20 +311,38 @@ def _timed(call: Callable[[], object], *, seconds: float) -> list[float]:
     return times
 
 
-def _products_graph() -> bytes:
-    """A chain of products of a (PEAK_SIDE, PEAK_SIDE) input with a constant matrix that keeps its scale."""
+def products_graph(side: int, count: int, *, quantized: bool = False) -> bytes:
+    """A chain of `count` products of a (side, side) input with a constant matrix that keeps its scale."""
     from onnx import TensorProto, helper, numpy_helper
 
-    matrix = np.random.default_rng(1).normal(0, PEAK_SIDE**-0.5, (PEAK_SIDE, PEAK_SIDE)).astype(np.float32)
-    names = ["frame", *(f"product.{index}" for index in range(1, PEAK_PRODUCTS)), "product"]
-    nodes = [helper.make_node("MatMul", [a, "matrix"], [b]) for a, b in pairwise(names)]
-    shape = [PEAK_SIDE, PEAK_SIDE]
+    deviation = side**-0.5
+    matrix = np.random.default_rng(1).normal(0, deviation, (side, side)).astype(np.float32)
+    weights: dict[str, npt.ArrayLike] = {"matrix": matrix}
+    if quantized:
+        step = 4 * deviation / 127
+        weights = {
+            "matrix": np.clip(np.rint(matrix / step), -127, 127).astype(np.int8),
+            "matrix_step": np.float32(step),
+            "step": np.float32(4 / 127),
+            "zero": np.int8(0),
+        }
+    nodes = []
+    for index in range(count):
+        a, b = "frame" if index == 0 else f"product.{index}", "matrix"
+        if quantized:
+            nodes += [
+                helper.make_node("QuantizeLinear", [a, "step", "zero"], [f"rounded.{index}"]),
+                helper.make_node("DequantizeLinear", [f"rounded.{index}", "step", "zero"], [f"left.{index}"]),
+                helper.make_node("DequantizeLinear", ["matrix", "matrix_step", "zero"], [f"right.{index}"]),
+            ]
+            a, b = f"left.{index}", f"right.{index}"
+        nodes.append(helper.make_node("MatMul", [a, b], ["product" if index == count - 1 else f"product.{index + 1}"]))
     graph = helper.make_graph(
         nodes,
         "products",
-        [helper.make_tensor_value_info("frame", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("product", TensorProto.FLOAT, shape)],
-        [numpy_helper.from_array(matrix, "matrix")],
+        [helper.make_tensor_value_info("frame", TensorProto.FLOAT, [side, side])],
+        [helper.make_tensor_value_info("product", TensorProto.FLOAT, [side, side])],
+        [numpy_helper.from_array(np.asarray(values), name) for name, values in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     serialized: bytes = model.SerializeToString()

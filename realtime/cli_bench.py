@@ -11,7 +11,7 @@ import typer
 from .cli_common import Command
 
 if TYPE_CHECKING:
-    from .bench import Measurement
+    from .bench import EndToEnd, Measurement
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -27,15 +27,17 @@ def bench(
     threads: Annotated[list[int], typer.Option(help="Threads of processor engines; several; 0: automatic.")] = [0],  # noqa: B006
     in_flight: Annotated[list[int], typer.Option(help="Frames at once; several.")] = [1, 4],  # noqa: B006
     seconds: Annotated[float, typer.Option(help="Time for each measurement.")] = 3.0,
-    clip: Annotated[Path | None, typer.Option(help="Also paint this video from file to file.")] = None,
+    clip: Annotated[Path | None, typer.Option(help="Video to paint from file to file; default: the demo clip.")] = None,
+    engine_only: Annotated[bool, typer.Option("--engine-only", help="Paint no video.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write a picture of the results.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing picture.")] = False,
 ) -> None:
-    """Measure engines at several sizes and precisions, beside the machine's own peak of matrix products."""
+    """Measure engines alone, beside the machine's own peak of matrix products, and whole videos from file to file."""
     from rich.console import Console
 
-    from .bench import BenchOptions, end_to_end_fps
+    from ..assets import DEMO_CLIP
+    from .bench import BenchOptions, bench_end_to_end
     from .bench import bench as measure
     from .doctor import processor_name
     from .engine import parse_precision
@@ -54,22 +56,26 @@ def bench(
     paths = _paths(styles)
     err = Console(stderr=True, highlight=False, markup=False)
     results = []
-    with err.status("") as status:
+    whole = []
+    with err.status("") as status, TemporaryDirectory(prefix="impasto-") as folder:
         for result in measure(paths, options, on_progress=status.update):
             results.append(result)
             if not as_json:
                 err.print(_line(result), soft_wrap=True)
-    whole: dict[str, float] = {}
-    if clip is not None:
-        with TemporaryDirectory(prefix="impasto-") as folder:
-            whole = {path.name: round(end_to_end_fps(clip, path, Path(folder)), 2) for path in paths}
+        if not engine_only:
+            videos = bench_end_to_end(paths, clip or DEMO_CLIP, options, Path(folder), on_progress=status.update)
+            for video in videos:
+                whole.append(video)
+                if not as_json:
+                    err.print(f"{_place(video)}, file to file: {video.fps:.1f} fps", soft_wrap=True)
     if as_json:
         rows = [asdict(result) | {"share_of_peak": result.share_of_peak} for result in results]
-        typer.echo(json.dumps({"machine": processor_name(), "engines": rows, "end_to_end_fps": whole}, indent=2))
+        report = {"machine": processor_name(), "engines": rows, "end_to_end": [asdict(video) for video in whole]}
+        typer.echo(json.dumps(report, indent=2))
     else:
         _print(results, whole)
     if plot is not None:
-        _plot(results, plot, processor_name())
+        _plot(results, whole, plot, processor_name())
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -86,32 +92,33 @@ def _paths(styles: list[str] | None) -> list[Path]:
     from .cli_doctor import styles_to_try
     from .errors import ArtifactError
 
-    paths = [Path(style) if style.endswith((".onnx", ".engine")) else find_style(style) for style in styles or ()]
+    paths = [Path(style) if style.endswith(".onnx") else find_style(style) for style in styles or ()]
     paths = paths or list(styles_to_try().values())
     if not paths:
         raise ArtifactError("a style must be installed or given: impasto bench FILE.onnx")
     return paths
 
 
-def _label(result: "Measurement") -> str:
+def _place(result: "Measurement | EndToEnd") -> str:
     words = [result.style, result.tier, result.engine, result.precision, f"{result.width}x{result.height}"]
     if result.threads:
         words.append(f"{result.threads} threads")
-    return " ".join([*words, f"x{result.in_flight}"])
+    return " ".join(words)
+
+
+def _label(result: "Measurement") -> str:
+    return f"{_place(result)} x{result.in_flight}"
 
 
 def _line(result: "Measurement") -> str:
-    return (
-        f"{result.style} ({result.tier}) {result.engine} {result.precision} {result.width}x{result.height}: "
-        f"{result.median_ms:.1f} ms, {result.fps:.1f} fps with {result.in_flight} in flight"
-    )
+    return f"{_place(result)}: {result.median_ms:.1f} ms, {result.fps:.1f} fps with {result.in_flight} in flight"
 
 
-def _print(results: "list[Measurement]", whole: dict[str, float]) -> None:
+def _print(results: "list[Measurement]", whole: "list[EndToEnd]") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "median ms", "p95 ms", "fps", "TFLOP/s", "of peak", box=None)
+    table = Table("engine alone", "median ms", "p95 ms", "fps", "TFLOP/s", "of peak", box=None)
     for result in results:
         share = result.share_of_peak
         table.add_row(
@@ -123,27 +130,39 @@ def _print(results: "list[Measurement]", whole: dict[str, float]) -> None:
             "" if share is None else f"{share:.0%} of {result.peak_tflops:.3f}",
         )
     console = Console(highlight=False, markup=False)
-    console.width = max(console.width, 110)  # a broken row cannot be read at all
+    console.width = max(console.width, 120)  # a broken row cannot be read at all
     console.print(table)
-    for name, fps in whole.items():
-        console.print(f"{name}, file to file: {fps:.1f} fps", soft_wrap=True)
+    if not whole:
+        return
+    table = Table("file to file", "fps", "decode ms", "stylize ms", "encode ms", box=None)
+    for video in whole:
+        times = (video.decode_ms, video.stylize_ms, video.encode_ms)
+        table.add_row(_place(video), f"{video.fps:.1f}", *(f"{taken:.1f}" for taken in times))
+    console.print()
+    console.print(table)
 
 
-def _plot(results: "list[Measurement]", target: Path, machine: str) -> None:
+def _plot(results: "list[Measurement]", whole: "list[EndToEnd]", target: Path, machine: str) -> None:
     from .errors import SinkError
 
     try:
         from matplotlib.figure import Figure
     except ImportError as exc:
         raise SinkError("matplotlib must be installed for a plot: pip install 'impasto[train]'") from exc
-    figure = Figure(figsize=(11, 1.2 + 0.32 * len(results)), layout="constrained")
+    figure = Figure(figsize=(11, 1.4 + 0.32 * (len(results) + len(whole))), layout="constrained")
     axes = figure.add_subplot()
-    bars = axes.barh([_label(result) for result in results], [result.fps for result in results], color="#3b6ea5")
-    axes.bar_label(bars, [f"{result.fps:.1f}" for result in results], padding=3)
+    alone = {_label(result): result.fps for result in results}
+    videos = {f"{_place(video)}, file to file": video.fps for video in whole}
+    for name, rows, color in (("engine alone", alone, "#3b6ea5"), ("file to file", videos, "#c8842f")):
+        if rows:
+            bars = axes.barh(list(rows), list(rows.values()), color=color, label=name)
+            axes.bar_label(bars, [f"{fps:.1f}" for fps in rows.values()], padding=3)
     axes.invert_yaxis()
     axes.set_xlabel("frames a second")
     axes.set_title(machine)
     axes.spines[["top", "right"]].set_visible(False)
+    if alone and videos:
+        axes.legend(frameon=False)
     part = target.with_name(f".{target.name}.part")
     try:
         figure.savefig(part, format=target.suffix.lstrip(".") or "png", dpi=120)
