@@ -80,7 +80,10 @@ def export_app(
     @app.command("int8")
     def int8_command(
         artifact: Annotated[Path, typer.Argument(help="What `impasto export onnx` wrote.")],
-        photos: Annotated[Path, typer.Option(help="Folder of photographs to calibrate and to check with.")],
+        photos: Annotated[Path, typer.Option(help="Folder of photographs to calibrate with.")],
+        validation: Annotated[
+            Path | None, typer.Option(help="Folder of photographs to check with; default: some of --photos.")
+        ] = None,
         checkpoint: Annotated[
             Path | None,
             typer.Option(help="What it must look like: the checkpoint behind the artifact; default: the artifact."),
@@ -95,11 +98,18 @@ def export_app(
         from .quantize import checkpoint_reference, pytorch_reference, quantize
 
         console = Console(stderr=True, quiet=quiet, highlight=False)
+        calibration = _photographs(photos, demo_clip, count=NUM_CALIBRATION + NUM_PHOTOGRAPHS)
+        if validation is not None:
+            checked = _photographs(validation, demo_clip, count=NUM_PHOTOGRAPHS)
+        else:
+            checked = calibration[:: max(2, len(calibration) // NUM_PHOTOGRAPHS)][:NUM_PHOTOGRAPHS]
+            known = {id(picture) for picture in checked}
+            calibration = [picture for picture in calibration if id(picture) not in known]
         written = quantize(
             artifact,
             output,
-            calibration=_photographs(photos, demo_clip, count=NUM_CALIBRATION),
-            photographs=_photographs(photos, demo_clip, count=NUM_PHOTOGRAPHS, offset=1),
+            calibration=calibration[:NUM_CALIBRATION],
+            photographs=checked,
             candidates=[candidate for candidate in candidates() if candidate.name.endswith(" cpu")],
             reference=pytorch_reference if checkpoint is None else lambda _: checkpoint_reference(checkpoint),
             overwrite=overwrite,
@@ -190,9 +200,9 @@ def _parity_line(parity: "Parity") -> str:
     )
 
 
-def _photographs(folder: Path | None, demo_clip: Path, *, count: int, offset: int = 0) -> "list[Picture]":
+def _photographs(folder: Path | None, demo_clip: Path, *, count: int) -> "list[Picture]":
     from .pictures import clip_frames, load_photographs
 
     if folder is None:
         return clip_frames(demo_clip, count=count)
-    return load_photographs(folder, count=count, offset=offset)
+    return load_photographs(folder, count=count)

@@ -10,15 +10,15 @@ from .parity import Picture
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 
-def load_photographs(folder: Path, *, count: int, offset: int = 0) -> list[Picture]:
-    """Up to `count` pictures of a folder, evenly spread over its names, starting with the one at `offset`."""
+def load_photographs(folder: Path, *, count: int) -> list[Picture]:
+    """Up to `count` pictures of a folder, evenly spread over its names."""
     if not folder.is_dir():
         raise ArtifactError(f"--photos must be a folder of photographs, got {folder}")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise ArtifactError(f"--photos must be a folder with {', '.join(sorted(SUFFIXES))} files, got {folder}")
     step = max(1, len(paths) // count)
-    return [_read_picture(path) for path in paths[offset::step][:count]]
+    return [_read_picture(path) for path in paths[::step][:count]]
 
 
 def clip_frames(clip: Path, *, count: int) -> list[Picture]:

@@ -50,10 +50,11 @@ def add(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a style of the same name and tier.")] = False,
 ) -> None:
     """Install a style of your own under the name that it carries."""
-    from ..export.artifact import load_artifact
+    from ..export.artifact import load_artifact, quantized_path
 
     metadata = load_artifact(artifact).metadata
     target = user_styles() / f"{metadata.name}.{metadata.tier}.onnx"
+    target = quantized_path(target) if metadata.precision == "int8" else target
     if target.exists() and not overwrite:
         raise ArtifactError(
             f"style {metadata.name} ({metadata.tier}) must not exist yet, got {target}; pass --overwrite"
@@ -75,7 +76,7 @@ def remove(
     tier: Annotated[str | None, typer.Option(help="Only this tier.")] = None,
 ) -> None:
     """Remove a style that `add` installed; those that ship stay."""
-    wanted = {f"{name}.{one}.onnx" for one in ((tier,) if tier else get_args(Tier))}
+    wanted = {f"{name}.{one}{kind}.onnx" for one in ((tier,) if tier else get_args(Tier)) for kind in ("", ".int8")}
     own = [path for path in user_styles().glob("*.*.onnx") if path.name in wanted]
     if not own:
         raise ArtifactError(f"no style of your own is called {name!r}{f' ({tier})' if tier else ''} in {user_styles()}")

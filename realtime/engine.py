@@ -337,10 +337,24 @@ def _versions(artifact: Artifact, backend: Backend, wanted: PrecisionChoice) -> 
         raise EngineError(
             f"int8 must have been made for {artifact.path}: impasto export int8 {artifact.path} --photos DIR"
         )
+    try:
+        quantized = _int8_version(artifact, path)
+    except ArtifactError as exc:
+        if wanted == "int8":
+            raise
+        logger.warning("int8 is not tried: %s", exc)
+        return [artifact]
+    return [quantized] if wanted == "int8" else [artifact, quantized]
+
+
+def _int8_version(artifact: Artifact, path: Path) -> Artifact:
     quantized = load_artifact(path)
     if quantized.metadata.precision != "int8" or quantized.metadata.training != artifact.metadata.training:
-        raise ArtifactError(f"{path} must be the int8 version of {artifact.path.name}, got another style: remove it")
-    return [quantized] if wanted == "int8" else [artifact, quantized]
+        raise ArtifactError(
+            f"{path} must be the int8 version of {artifact.path.name}, got another style: "
+            f"impasto export int8 {artifact.path} --photos DIR --overwrite"
+        )
+    return quantized
 
 
 def run_once(artifact: Artifact, inputs: Tensors) -> Tensors:
