@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -311,3 +312,42 @@ def test_reading_an_artifact_needs_neither_torch_nor_an_engine(small_artifact: A
     )
     done = subprocess.run([sys.executable, "-c", code, small_artifact.path], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class Code:
+    """What a pickle from a stranger may do: here it leaves a file behind."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".pth", ".pt", ".safetensors", ".onnx", ".engine"])
+@pytest.mark.parametrize("container", ["pickle", "torch"])
+def test_no_file_is_ever_unpickled(tmp_path: Path, suffix: str, container: str) -> None:
+    """Every door that takes a file of weights: one line of ours, and the code inside has not run."""
+    torch = pytest.importorskip("torch", reason="checkpoints need impasto[train]")
+    from impasto.training.adain_checkpoint import load_adain_checkpoint
+    from impasto.training.checkpoint import load_checkpoint
+    from impasto.training.errors import TrainingError
+    from impasto.training.loss_network import load_loss_network
+
+    path, trace = tmp_path / f"style{suffix}", tmp_path / "it-ran"
+    if container == "torch":
+        torch.save({"state_dict": Code(trace)}, path)
+    else:
+        path.write_bytes(pickle.dumps(Code(trace)))
+    doors: list[Callable[[], object]] = [
+        lambda: load_artifact(path),
+        lambda: load_checkpoint(path),
+        lambda: load_adain_checkpoint(path),
+        lambda: load_loss_network(weights=path),
+    ]
+    for door in doors:
+        with pytest.raises((ArtifactError, TrainingError)):
+            door()
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(Code(trace)))
+    assert trace.exists(), "the trap itself works"

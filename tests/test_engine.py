@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from impasto.export.artifact import Artifact, parse_model
-from impasto.export.parity import PSNR_FLOOR_DB, compare
+from impasto.assets import find_style
+from impasto.export import parity as parity_module
+from impasto.export.artifact import Artifact, load_artifact, parse_model
+from impasto.export.parity import PSNR_FLOOR_DB, Candidate, Painter, check_sizes, compare
 from impasto.realtime import engine as engine_module
 from impasto.realtime.engine import (
     BACKENDS,
@@ -23,6 +26,7 @@ from impasto.realtime.engine import (
     Precision,
     load_engine,
     parse_device,
+    proof_candidates,
 )
 from impasto.realtime.errors import ArtifactError, EngineError
 from impasto.realtime.frame import Frame
@@ -272,6 +276,54 @@ def test_memory_stays(opened: Callable[..., Engine], backend: Backend, precision
 
 
 @every_engine
+def test_memory_stays_with_a_style_that_ships(backend: Backend, precision: Precision) -> None:
+    """500 inferences of a real network, at two sizes in turn, which compile graphs of their own: as above."""
+    psutil = pytest.importorskip("psutil", reason="resident memory is asked of psutil")
+    artifact = load_artifact(find_style("mosaic", "fast"))
+    engine = backend.open(artifact, EngineOptions(precision=precision))
+    frames = [noise(1, 64, 96, 3), noise(1, 96, 64, 3)]
+    process = psutil.Process()
+    for index in range(200):
+        engine(frames[index // 20 % 2])
+    before = process.memory_info().rss
+    for index in range(500):
+        engine(frames[index // 50 % 2])
+    assert process.memory_info().rss - before < 15e6
+    engine.close()
+
+
+@every_engine
+def test_two_stylizers_in_one_process(backend: Backend, precision: Precision) -> None:
+    """Two styles that ship, each in its own thread with its own smoothing: neither sees the other."""
+    frames = [Frame(picture, Fraction(index, 25)) for index, picture in enumerate(noise(4, 72, 96, 3))]
+    engines = [
+        backend.open(load_artifact(find_style(name, "fast")), EngineOptions(precision=precision))
+        for name in ("mosaic", "udnie")
+    ]
+    for engine in engines:
+        engine.warmup(88, 112)
+
+    def film(engine: Engine) -> list[np.ndarray]:
+        stylizer = Stylizer(engine, smooth=0.5)
+        return [stylizer(frame).data for frame in frames]
+
+    alone = [film(engine) for engine in engines]
+    together: list[list[np.ndarray]] = [[], []]
+    threads = [
+        threading.Thread(target=lambda index=index: together[index].extend(film(engines[index]))) for index in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for wanted, painted in zip(alone, together, strict=True):
+        assert np.array_equal(wanted, painted)
+    assert not np.array_equal(alone[0], alone[1])
+    for engine in engines:
+        engine.close()
+
+
+@every_engine
 def test_a_graph_that_cannot_run(
     make_artifact: Callable[..., Artifact], small_model: onnx.ModelProto, backend: Backend, precision: Precision
 ) -> None:
@@ -312,6 +364,65 @@ def test_load_engine_checks_the_file_and_the_words(tmp_path: object, small_artif
         load_engine(f"{tmp_path}/none.onnx")
     with pytest.raises(ValueError, match="precision must be one of"):
         load_engine(small_artifact, precision="fp8")
+
+
+def test_check_paints_every_size_and_batch_with_every_engine(
+    small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates = proof_candidates()
+    if not candidates:
+        pytest.skip("no engine is installed")
+    monkeypatch.setattr(parity_module, "CHECKED_SIZES", ((64, 64), (65, 67), (68, 132)))
+    seen: list[tuple[int, ...]] = []
+
+    class Watched:
+        def __init__(self, paint: Painter) -> None:
+            self.paint = paint
+
+        def __call__(self, picture: np.ndarray) -> np.ndarray:
+            return self.paint(picture)
+
+        def batch(self, pictures: Batch) -> Batch:
+            seen.append(pictures.shape)
+            return self.paint.batch(pictures)
+
+    def watched(candidate: Candidate) -> Candidate:
+        @contextmanager
+        def opened(artifact: Artifact, in_flight: int = 1) -> Iterator[Painter]:
+            with candidate.open(artifact, in_flight) as paint:
+                yield Watched(paint)
+
+        return Candidate(candidate.name, candidate.precision, opened)
+
+    found = list(check_sizes(small_artifact, [watched(one) for one in candidates], noise(1, 90, 70, 3)[0]))
+    assert [parity.engine for parity in found] == [one.name for one in candidates]
+    assert {shape[0] for shape in seen} == {1, 2, 5}
+    assert all(parity.pictures == 3 for parity in found)
+
+
+def test_check_finds_an_engine_that_mixes_a_batch(small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidates = [one for one in proof_candidates() if one.precision == "fp32"]
+    if not candidates:
+        pytest.skip("no engine is installed")
+    monkeypatch.setattr(parity_module, "CHECKED_SIZES", ((64, 64), (65, 67), (68, 132)))
+
+    class Mixing:
+        def __init__(self, paint: Painter) -> None:
+            self.paint = paint
+
+        def __call__(self, picture: np.ndarray) -> np.ndarray:
+            return self.paint(picture)
+
+        def batch(self, pictures: Batch) -> Batch:
+            return np.roll(self.paint.batch(pictures), 1, axis=0)
+
+    @contextmanager
+    def mixing(artifact: Artifact, in_flight: int = 1) -> Iterator[Painter]:
+        with candidates[0].open(artifact, in_flight) as paint:
+            yield Mixing(paint)
+
+    with pytest.raises(ArtifactError, match="batches of 1, 2, 5 in fp32 must be within 50 dB"):
+        list(check_sizes(small_artifact, [candidates[0], Candidate("bad", "fp32", mixing)], noise(1, 90, 70, 3)[0]))
 
 
 class FakeEngine:
