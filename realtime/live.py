@@ -371,7 +371,8 @@ class LiveSession:
                 self._seen_at = now
                 if self._idle:
                     self._set_idle(False)
-            elif not self._idle and now - self._seen_at > IDLE_AFTER_SECONDS:
+            elif self._painted and not self._idle and now - self._seen_at > IDLE_AFTER_SECONDS:
+                # Not before the first painting: a snapshot may be asked for, and --seconds counts from there.
                 self._set_idle(True)
             if self._idle or now - self._painted_at < HOLD_SECONDS - 2 * WATCHDOG_SECONDS:
                 continue

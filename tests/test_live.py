@@ -237,6 +237,18 @@ def test_it_rests_when_nobody_watches_and_wakes_at_once() -> None:
         assert time.monotonic() - arrived < 0.5
 
 
+def test_a_slow_start_ends_with_a_painting_before_any_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("impasto.realtime.live.IDLE_AFTER_SECONDS", 0.1)
+
+    def open_slowly(name: str, tier: str) -> FakeEngine:
+        time.sleep(0.6)
+        return FakeEngine()
+
+    with session_with(Gallery(), open_style=open_slowly, watched=lambda: False) as session:
+        wait_until(lambda: session.status.idle)
+        assert session.snapshot() is not None
+
+
 def test_the_governor_chooses_sizes_that_are_warm() -> None:
     class BySize(FakeEngine):
         def __call__(self, frames: np.ndarray) -> np.ndarray:
