@@ -1,8 +1,10 @@
 """Networks for any painting to artifacts: `NAME.stylizer.onnx` and `NAME.style-encoder.onnx`, proven together."""
 
+import json
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,20 @@ def encoder_path(stylizer: Path) -> Path:
     return stylizer.with_name(stylizer.name.removesuffix(".onnx").removesuffix(".stylizer") + ENCODER_SUFFIX)
 
 
+def is_for_any_painting(checkpoint: Path) -> bool:
+    """Whether a checkpoint is one of `impasto train-adain`, by the header of its file."""
+    try:
+        with checkpoint.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(size, _MOST_HEADER_BYTES)))
+        return "impasto-adain" in header.get("__metadata__", {})
+    except (OSError, ValueError, AttributeError):
+        return False  # whoever reads it for what it should be says what is wrong
+
+
+_MOST_HEADER_BYTES = 16 * 2**20
+
+
 def export_any(
     checkpoint: Path,
     path: Path,
@@ -67,8 +83,14 @@ def export_any(
     Raises:
         ArtifactError: an engine's pictures differ from PyTorch's by more than the floor of its precision.
     """
+    for package in ("torch", "safetensors", "onnxscript"):
+        if find_spec(package) is None:
+            raise ArtifactError(f"{package} must be installed to export a checkpoint: pip install 'impasto[train]'")
     from ..training.adain_checkpoint import load_adain_checkpoint
 
+    path, checkpoint = Path(path), Path(checkpoint)
+    if not path.parent.is_dir():
+        raise ArtifactError(f"{path.parent} must be a folder that exists")
     for target in (path, encoder_path(path)):
         if target.exists() and not overwrite:
             raise ArtifactError(f"{target} must not exist yet: choose another name or pass --overwrite")

@@ -51,7 +51,7 @@ def export_app(
 
     @app.command("onnx")
     def onnx_command(
-        checkpoint: Annotated[Path, typer.Argument(help="What `impasto train` wrote.")],
+        checkpoint: Annotated[Path, typer.Argument(help="What `impasto train` or `train-adain` wrote.")],
         output: Annotated[Path, typer.Option("-o", "--output", help="The artifact to write, e.g. mosaic.fast.onnx.")],
         photos: Annotated[
             Path | None, typer.Option(help="Folder of photographs for the parity check; default: the demo clip.")
@@ -63,9 +63,23 @@ def export_app(
         quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     ) -> None:
         """Checkpoint to ONNX artifact, written only if its pictures equal PyTorch's."""
+        from .adain_to_onnx import export_any, is_for_any_painting
         from .to_onnx import export_onnx
 
         console = Console(stderr=True, quiet=quiet, highlight=False)
+        if is_for_any_painting(checkpoint):
+            pair = export_any(
+                checkpoint,
+                output,
+                photographs=_photographs(photos, demo_clip, count=NUM_PHOTOGRAPHS),
+                candidates=candidates(),
+                half_weights=not full_weights,
+                overwrite=overwrite,
+                on_progress=lambda line: console.print(line, soft_wrap=True),
+            )
+            for written in (pair.stylizer, pair.encoder):
+                console.print(f"wrote {written.path} ({written.path.stat().st_size / 1e6:.2f} MB)", soft_wrap=True)
+            return
         artifact = export_onnx(
             checkpoint,
             output,

@@ -58,8 +58,10 @@ class CompactConfig:
 def normalize(x: Tensor) -> Tensor:
     """(x - mean) / sqrt(var + EPS), statistics per picture and channel (Ulyanov et al. 2016)."""
     normalized = functional.instance_norm(x, eps=EPS)
+    if torch.compiler.is_exporting():
+        return normalized
     # The function answers in NCHW whatever it is given; ReLU's gradient across two layouts is thirty times slower.
-    return normalized.contiguous(memory_format=torch.channels_last) if normalized.requires_grad else normalized
+    return normalized.contiguous(memory_format=torch.channels_last)
 
 
 def adain(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
