@@ -134,12 +134,12 @@ class NetworkReport:
     @property
     def network(self) -> Score:
         """Medians over the photographs."""
-        return _median([photo.network for photo in self.photos])
+        return median_score([photo.network for photo in self.photos])
 
     @property
     def gatys(self) -> dict[int, Score]:
         """Medians over the photographs, by evaluations."""
-        return {count: _median([photo.gatys[count] for photo in self.photos]) for count in self.evaluations}
+        return {count: median_score([photo.gatys[count] for photo in self.photos]) for count in self.evaluations}
 
     @property
     def gatys_equivalent(self) -> float | None:
@@ -216,7 +216,7 @@ def evaluate(
         objective = Objective(
             loss_network, content, style, settings.content_weight, settings.style_weight, settings.tv_weight
         )
-        judge = _Judge(objective, square, yardstick)
+        judge = Judge(objective, square, yardstick)
         report = _one_photo(subject, name, judge, counts, callback, should_stop)
         if report is None:
             break
@@ -254,7 +254,9 @@ def find_painting(folder: Path, sha256: str) -> Picture:
 
 
 @dataclass(frozen=True)
-class _Judge:
+class Judge:
+    """Scores pictures of one photograph against one painting."""
+
     objective: Objective
     photo: Picture
     yardstick: StyleTarget
@@ -275,12 +277,12 @@ class _Judge:
 def _one_photo(
     subject: Subject,
     name: str,
-    judge: _Judge,
+    judge: Judge,
     counts: Sequence[int],
     callback: Callable[[str, Evaluation], None] | None,
     should_stop: Callable[[], bool],
 ) -> PhotoReport | None:
-    painted, seconds = _timed(subject.paint, judge.photo)
+    painted, seconds = timed(subject.paint, judge.photo)
     network = judge.score(painted, seconds)
     snapshots: dict[int, tuple[Picture, float]] = {}
     reached: list[tuple[int, float]] = []
@@ -316,7 +318,7 @@ def _one_photo(
     )
 
 
-def _timed(paint: Callable[[Picture], Picture], photo: Picture) -> tuple[Picture, float]:
+def timed(paint: Callable[[Picture], Picture], photo: Picture) -> tuple[Picture, float]:
     """The picture, and the median time after one run to warm up, seconds."""
     painted = paint(photo)
     times = []
@@ -327,6 +329,7 @@ def _timed(paint: Callable[[Picture], Picture], photo: Picture) -> tuple[Picture
     return painted, statistics.median(times)
 
 
-def _median(scores: Sequence[Score]) -> Score:
+def median_score(scores: Sequence[Score]) -> Score:
+    """The median of every figure by itself."""
     values = [asdict(score) for score in scores]
     return Score(**{name: statistics.median(value[name] for value in values) for name in values[0]})

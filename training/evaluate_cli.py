@@ -19,9 +19,11 @@ from .errors import TrainingError
 from .interrupt import stop_on_interrupt
 
 if TYPE_CHECKING:
+    from .adain_checkpoint import AdainCheckpoint
     from .data import Picture
     from .evaluate import NetworkReport, Score, Subject
     from .gatys_optimize import Evaluation
+    from .loss_network import LossNetwork
 
 _EXIT_INTERRUPTED = 130
 _LINE_EVERY_SECONDS = 10.0
@@ -41,6 +43,8 @@ class OpenedStyle:
     paint: "Callable[[Picture], Picture]"
     engine: str
     close: Callable[[], None] = field(default=lambda: None)
+    like: "Callable[[Picture], Callable[[Picture], Picture]] | None" = None
+    """For a network that paints like any painting: given one, what paints like it."""
 
 
 def evaluate_app(open_artifacts: Callable[[str, str], Sequence[OpenedStyle]]) -> typer.Typer:
@@ -66,6 +70,9 @@ def evaluate_app(open_artifacts: Callable[[str, str], Sequence[OpenedStyle]]) ->
         evaluations: Annotated[
             str, typer.Option(help="Look at Gatys after so many evaluations; the largest decides how long this takes.")
         ] = "25,50,100,200,400",
+        num_paintings: Annotated[
+            int | None, typer.Option(min=1, help="For networks that paint like any: only so many, evenly.")
+        ] = None,
         sheet: Annotated[
             Path | None, typer.Option(help="Write a contact sheet: photograph, Gatys, quality, fast.")
         ] = None,
@@ -98,13 +105,20 @@ def evaluate_app(open_artifacts: Callable[[str, str], Sequence[OpenedStyle]]) ->
         held_out = _read_photos(photos, num_photos)
         reports = []
         with ExitStack() as stack, stop_on_interrupt("stopping; Ctrl-C again stops at once") as stop:
-            subjects = []
+            opened = []
             for text in styles:
                 checkpoint = _checkpoint_path(text)
-                opened = [_open_checkpoint(checkpoint, str(where))] if checkpoint else open_artifacts(text, device)
-                for style in opened:
+                found = [_open_checkpoint(checkpoint, str(where))] if checkpoint else open_artifacts(text, device)
+                for style in found:
                     stack.callback(style.close)
-                    subjects.append(_subject(style, paintings, where=text))
+                    opened.append((text, style))
+            if any(style.like for _, style in opened):
+                _judge_any(
+                    opened, held_out, _read_photos(paintings, num_paintings), network, counts,
+                    sheet=sheet, output=output, as_json=as_json, quiet=quiet, should_stop=stop.is_set,
+                )  # fmt: skip
+                opened = []
+            subjects = [_subject(style, paintings, where=text) for text, style in opened]
             for number, subject in enumerate(subjects, 1):
                 if stop.is_set():
                     break
@@ -123,6 +137,39 @@ def evaluate_app(open_artifacts: Callable[[str, str], Sequence[OpenedStyle]]) ->
             raise typer.Exit(_EXIT_INTERRUPTED)
 
     return app
+
+
+def _judge_any(
+    opened: Sequence[tuple[str, OpenedStyle]],
+    photos: "Mapping[str, Picture]",
+    paintings: "Mapping[str, Picture]",
+    loss_network: "LossNetwork",
+    counts: Sequence[int],
+    *,
+    sheet: Path | None,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+    should_stop: Callable[[], bool],
+) -> None:
+    """Networks that paint like any painting, on paintings that they never saw."""
+    from .evaluate import LossSettings
+    from .evaluate_any import Contender, evaluate_any
+    from .evaluate_any_cli import write_report
+
+    contenders: list[Contender] = []
+    for text, style in opened:
+        if style.like is None:
+            raise ValueError(f"styles must be all for any painting or all for one, got {text} beside one for any")
+        name = style.name if style.name not in [c.name for c in contenders] else f"{style.name} ({text})"
+        contenders.append(
+            Contender(name, style.like, LossSettings.of_training(style.training, where=text), style.engine)
+        )
+    show = _line_printer(", ".join(c.name for c in contenders), counts, quiet=quiet)
+    report = evaluate_any(
+        contenders, photos, paintings, loss_network, evaluations=counts, callback=show, should_stop=should_stop
+    )
+    write_report(report, sheet=sheet, output=output, as_json=as_json)
 
 
 def _parse_evaluations(text: str) -> list[int]:
@@ -186,9 +233,12 @@ def _subject(style: OpenedStyle, paintings: Path, *, where: str) -> "Subject":
 
 
 def _open_checkpoint(path: Path, device: str) -> OpenedStyle:
+    from .adain_checkpoint import is_adain_checkpoint, load_adain_checkpoint
     from .checkpoint import load_checkpoint
     from .evaluate import checkpoint_painter
 
+    if is_adain_checkpoint(path):
+        return _opened_any(load_adain_checkpoint(path), device)
     checkpoint = load_checkpoint(path)
     known = checkpoint.metadata
     try:
@@ -202,6 +252,23 @@ def _open_checkpoint(path: Path, device: str) -> OpenedStyle:
         )
     except (KeyError, TypeError) as exc:
         raise TrainingError(f"the checkpoint must say what it was trained on, {exc} is missing: {path}") from exc
+
+
+def _opened_any(checkpoint: "AdainCheckpoint", device: str) -> OpenedStyle:
+    from .evaluate_any import checkpoint_like
+
+    known = checkpoint.metadata
+    networks = checkpoint.build()
+    networks.to(device)
+    like = checkpoint_like(networks, style_side=int(known["training"]["style_size"]))
+    name, engine = f"{known['name']} {checkpoint.kind}", f"torch on {device} in fp32"
+    return OpenedStyle(name, "fast", "", known["training"], like(_nothing()), engine, like=like)
+
+
+def _nothing() -> "Picture":
+    import numpy as np
+
+    return np.full((64, 64, 3), 128, np.uint8)
 
 
 def _line_printer(title: str, counts: Sequence[int], *, quiet: bool) -> "Callable[[str, Evaluation], None]":
