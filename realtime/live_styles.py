@@ -177,7 +177,8 @@ class StyleShelf:
         tidy = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")[:40].strip("-_") or "painting"
         vector = self._book.encode(data, where="painting", max_pixels=MOST_UPLOADED_PIXELS)
         taken = installed_styles()
-        free = next(n for n in (tidy, *(f"{tidy}-{i}" for i in itertools.count(2))) if n not in taken)
+        names = itertools.chain([tidy], (f"{tidy}-{number}" for number in itertools.count(2)))
+        free = next(name for name in names if name not in taken)
         user_styles().mkdir(parents=True, exist_ok=True)
         origin = StyleOrigin(title=name[:100] if name.isprintable() else "", sha256=hashlib.sha256(data).hexdigest())
         self._book.write_style(vector, user_styles() / f"{free}.fast.onnx", name=free, origin=origin)

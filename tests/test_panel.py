@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
+
+import impasto.assets
 
 aiohttp = pytest.importorskip("aiohttp")
 
@@ -31,6 +34,7 @@ from impasto.realtime.panel_guard import (  # noqa: E402
 )
 
 from .live_helpers import CAMERA_VALUE, FakeEngine, FakeFeed, Gallery, wait_until  # noqa: E402
+from .test_paintings import bomb  # noqa: E402
 
 CONTROL, VIEW = "control-token-0123456789", "view-token-0123456789ab"
 
@@ -292,6 +296,30 @@ def test_uploads(run: SimpleNamespace, make_artifact, identity_model) -> None:
     assert fetch(run, "POST", "/api/styles", data=good).status in (200, 415)
     assert fetch(run, "POST", "/api/styles", data={"file": good}).status == 415
     assert sorted(p.name for p in run.styles.iterdir()) == ["calm.fast.onnx", "fresh.fast.onnx", "storm.fast.onnx"]
+
+
+def test_pictures_become_styles(run: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMPASTO_CACHE", str(tmp_path / "cache"))
+    networks = tuple((Path(impasto.assets.__file__).parent / "styles").glob("any.*.onnx"))
+    monkeypatch.setattr("impasto.realtime.paintings.any_painting", lambda: sorted(networks, reverse=True))
+    send = {"headers": {"Content-Type": "application/octet-stream"}}
+    only_look = {"headers": send["headers"] | {"Authorization": f"Bearer {VIEW}"}}
+    blocks = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    picture = cv2.imencode(".png", blocks)[1].tobytes()
+    added = fetch(run, "POST", "/api/paintings?name=Blocks", data=picture, **send)
+    assert (added.status, added.json["name"], added.json["painting"]) == (200, "blocks", True)
+    assert (run.styles / "blocks.fast.onnx").is_file()
+    for data in (b"", b"junk" * 1000, picture[:100], bomb(20_000)):
+        answer = fetch(run, "POST", "/api/paintings?name=x", data=data, **send)
+        assert answer.status == 400, answer.json
+        assert "must be a picture of at most 67 megapixels" in answer.json["error"]
+    assert fetch(run, "POST", "/api/paintings", data={"file": picture}).status == 415
+    monkeypatch.setattr("impasto.realtime.panel.MOST_PAINTING_BYTES", 1000)
+    assert fetch(run, "POST", "/api/paintings", data=b"x" * 2000, **send).status == 413
+    assert fetch(run, "POST", "/api/paintings", data=picture, **only_look).status == 403
+    assert fetch(run, "POST", "/api/settings", json={"mix_with": "blocks", "mix": 0.3}).status == 200
+    assert fetch(run, "POST", "/api/settings", json={"mix_with": "calm"}).status == 400
+    assert sorted(p.name for p in run.styles.iterdir()) == ["blocks.fast.onnx", "calm.fast.onnx", "storm.fast.onnx"]
 
 
 def test_an_upload_that_is_too_large_is_cut_off(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
