@@ -37,6 +37,10 @@ def image(
     tier: Annotated[str | None, typer.Option(help="fast or quality; default: what is installed, fast first.")] = None,
     strength: Annotated[float, typer.Option(min=0.0, max=1.0, help="0 is the photo itself, 1 the painting.")] = 1.0,
     style_scale: Annotated[float, typer.Option(min=0.25, max=4.0, help="Of a painting: larger, larger marks.")] = 1.0,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MASK:STYLE", help="Another style where a mask is white, or none; may be repeated."),
+    ] = None,
     keep_colors: Annotated[
         bool, typer.Option("--keep-colors", help="Light from the painting, colours of the photo.")
     ] = False,
@@ -52,8 +56,8 @@ def image(
     from .options import VideoOptions
 
     options = VideoOptions(
-        style=style, tier=tier, strength=strength, style_scale=style_scale, keep_colors=keep_colors, size=size,
-        tile=tile, device=device, precision=precision, overwrite=overwrite,
+        style=style, tier=tier, strength=strength, style_scale=style_scale, regions=tuple(region or ()),
+        keep_colors=keep_colors, size=size, tile=tile, device=device, precision=precision, overwrite=overwrite,
     )  # fmt: skip
     with warnings_on_stderr(quiet=quiet):
         code = _paint_all(sources, output, options, quiet=quiet, as_json=as_json)

@@ -49,6 +49,10 @@ def video(
     style_scale: Annotated[
         float, typer.Option(min=0.25, max=4.0, rich_help_panel=LOOK, help="Of a painting: larger, larger marks.")
     ] = 1.0,
+    region: Annotated[
+        list[str] | None, typer.Option(rich_help_panel=LOOK, metavar="MASK:STYLE",
+                                       help="Another style where a mask is white, or none; may be repeated.")
+    ] = None,
     keep_colors: Annotated[
         bool, typer.Option("--keep-colors", rich_help_panel=LOOK, help="Light from the painting, colours of the video.")
     ] = False,
@@ -122,8 +126,8 @@ def video(
     from .options import VideoOptions, parse_time
 
     options = VideoOptions(
-        style=style, tier=tier, strength=strength, style_scale=style_scale, keep_colors=keep_colors,
-        smooth=smooth, statistics=statistics, timeline=timeline,  # type: ignore[arg-type]
+        style=style, tier=tier, strength=strength, style_scale=style_scale, regions=tuple(region or ()),
+        keep_colors=keep_colors, smooth=smooth, statistics=statistics, timeline=timeline,  # type: ignore[arg-type]
         device=device, precision=precision, size=size, tile=tile, fps=None if fps is None else parse_fps(fps),
         start=None if start is None else parse_time(start), end=None if end is None else parse_time(end),
         deinterlace=not no_deinterlace, hdr=_choice("hdr", hdr, ("sdr", "keep")), decoder=decoder,

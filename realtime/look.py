@@ -22,6 +22,7 @@ from .stylizer import blend, submit_picture, with_colors_of
 
 if TYPE_CHECKING:
     from .paintings import Palette
+    from .regions import Region
 
 Mix = Mapping[str, float]
 """Share of each style in the picture; what is missing to 1 is the video itself."""
@@ -65,11 +66,7 @@ class Look:
 
 
 class FilmStylizer:
-    """A look applied to frames, each by its own time.
-
-    All blending with the video happens in the last line of `_finish`, where a mask per pixel would take the place of
-    the single share.
-    """
+    """A look applied to frames, each by its own time."""
 
     def __init__(
         self,
@@ -79,11 +76,13 @@ class FilmStylizer:
         keep_colors: bool = False,
         smooth: float = 0.0,
         palette: "Palette | None" = None,
+        regions: "Sequence[Region]" = (),
     ) -> None:
         """
         Args:
             engines: every style of the look, loaded.
             look: the styles' shares over time.
+            regions: parts of the picture that other engines paint, the last on top.
             palette: paintings of the look that one of the engines paints, given their style with every frame.
             keep_colors: luminance of the painting, chroma of the frame.
             smooth: 0 paints every frame by itself, 1 holds on to the last painting most; frames must come in order.
@@ -91,6 +90,7 @@ class FilmStylizer:
         self._engines = dict(engines)
         self._look = look
         self._palette = palette
+        self._regions = tuple(regions)
         self._keep_colors = keep_colors
         self._smooth = smooth
         self._smoother = Smoother(smooth)
@@ -121,7 +121,7 @@ class FilmStylizer:
             mix = self._palette.mix(mix)
         statistics = {}
         for style, engine in self._followers.items():
-            if style in mix:
+            if style in mix or any(region.style == style for region in self._regions):
                 statistics[style] = engine.follow(frame.data, self.number)
             else:
                 engine.reset()
@@ -173,21 +173,30 @@ class FilmStylizer:
         frame, mix = plan.frame, plan.mix
         if self._palette is not None:
             self._palette.hand_over(mix, self._engines)
-        waiting = [
-            (submit_picture(self._engines[style], frame.data, plan.statistics.get(style)), share)
-            for style, share in mix.items()
-        ]
-        if len(waiting) == 1:
+        waiting = [(self._submit(plan, style), share) for style, share in mix.items()]
+        parts = [(self._submit(plan, region.style), region) for region in self._regions]
+        if len(waiting) == 1 and not parts:
             return waiting[0][0]
         total = sum(mix.values())
 
         def mixed() -> Picture:
-            sum_of_all = np.zeros(frame.data.shape, np.float32)
-            for wait, share in waiting:
-                sum_of_all += wait() * np.float32(share / total)
-            return np.rint(sum_of_all).astype(np.uint8)
+            if len(waiting) == 1:
+                picture = waiting[0][0]()
+            else:
+                sum_of_all = np.zeros(frame.data.shape, np.float32)
+                for wait, share in waiting:
+                    sum_of_all += wait() * np.float32(share / total)
+                picture = np.rint(sum_of_all).astype(np.uint8)
+            for wait, region in parts:
+                picture = region.compose(picture, wait())
+            return picture
 
         return mixed
+
+    def _submit(self, plan: "Plan", style: str) -> Callable[[], Picture]:
+        if not style:  # a region that shows the video itself
+            return lambda: plan.frame.data
+        return submit_picture(self._engines[style], plan.frame.data, plan.statistics.get(style))
 
     def _finish(self, frame: Frame, mix: Mix, picture: Picture) -> Frame:
         share = min(1.0, sum(mix.values()))

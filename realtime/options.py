@@ -20,6 +20,8 @@ class VideoOptions:
     """fast or quality; None takes what is installed, fast first."""
     style_scale: float = 1.0
     """Of a painting's marks, where the style is a picture: larger, larger marks."""
+    regions: tuple[str, ...] = ()
+    """Each MASK:STYLE: where the mask, a picture, is white, that style paints; `none` is the video itself."""
     strength: float = 1.0
     """0 is the video itself, 1 the painting."""
     keep_colors: bool = False

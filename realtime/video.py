@@ -32,8 +32,9 @@ from .frame_rate import at_frame_rate, later, part
 from .look import AtSegments, Cue, FilmStylizer, Look, load_timeline, plain_look, run_up_of
 from .options import VideoOptions
 from .output_file import check_target
-from .paintings import Palette, absorbed, is_painting, key_of, resolve
+from .paintings import Palette, absorbed, is_painting, key_of, resolve, style_file
 from .pipeline import Pipeline, Progress, Report
+from .regions import Region, RegionOption
 from .segments import Job, SegmentWriter, join, open_job_folder, recorded_identity
 from .sink_file import DEFAULT_TIME_BASE, VideoFileWriter
 from .size import parse_size
@@ -112,6 +113,17 @@ class Engines:
             self.look, self._palette, self.artifacts = resolved.look, resolved.palette, dict(resolved.artifacts)
         else:
             self.artifacts = {style: load_artifact(find_artifact(style, options.tier)) for style in self.look.styles}
+        self._regions: list[Region] = []
+        for number, text in enumerate(options.regions, 1):
+            option, key = RegionOption.parse(text), f"region {number}"
+            if option.style == "none":
+                key = ""
+            elif paths is not None:
+                self.artifacts[key] = load_artifact(paths[key])
+            else:
+                made = style_file(option.style, scale=options.style_scale)
+                self.artifacts[key] = load_artifact(made or find_artifact(option.style, options.tier))
+            self._regions.append(Region.read(option, key))
         self._options = options
         self._engines: dict[str, Engine] = {}
         self._fit: _Fit | None = None
@@ -121,7 +133,7 @@ class Engines:
         """What an output is named after: the styles, or "timeline"."""
         if self._options.timeline is not None:
             return self._options.timeline.stem
-        return "+".join(artifact.metadata.name for artifact in self.artifacts.values())
+        return "+".join(dict.fromkeys(artifact.metadata.name for artifact in self.artifacts.values()))
 
     @property
     def info(self) -> EngineInfo:
@@ -145,7 +157,12 @@ class Engines:
             for engine in engines.values():
                 engine.warmup(*padded_size(info.height, info.width, engine.stride))
         return FilmStylizer(
-            engines, self.look, keep_colors=options.keep_colors, smooth=options.smooth, palette=self._palette
+            engines,
+            self.look,
+            keep_colors=options.keep_colors,
+            smooth=options.smooth,
+            palette=self._palette,
+            regions=self._regions,
         )
 
     def pin(self, engine: Mapping[str, str]) -> None:
@@ -378,11 +395,12 @@ def default_output(source: str | Path, style: str, *, folder: Path | None = None
 def identity_of(source: str | Path, options: VideoOptions, engines: Engines) -> dict[str, Any]:
     """What a job's finished segments depend on; a resumed run must agree in all of it."""
     shaping = (
-        "style_scale", "strength", "keep_colors", "smooth", "statistics", "size", "tile", "fps", "start", "end",
-        "deinterlace", "hdr", "codec", "encoder", "crf", "preset", "segment_frames",
+        "style_scale", "regions", "strength", "keep_colors", "smooth", "statistics", "size", "tile", "fps", "start",
+        "end", "deinterlace", "hdr", "codec", "encoder", "crf", "preset", "segment_frames",
     )  # fmt: skip
     return {
         "input": fingerprint(Path(source)) if "://" not in str(source) else str(source),
+        "masks": [fingerprint(RegionOption.parse(text).mask) for text in options.regions],
         "styles": {style: artifact.sha256 for style, artifact in engines.artifacts.items()},
         "look": [[cue.at, dict(cue.mix), cue.fade] for cue in engines.look.cues],
         "engine": asdict(engines.info),
