@@ -283,14 +283,18 @@ def _on_white(bgra: npt.NDArray[Any]) -> Picture:
 
 def _known_vectors(networks: AnyPainting) -> dict[str, Vector]:
     """Of the styles that ship, by name: `NAME.styles.npz` beside the stylizer, made by the same encoder."""
-    stylizer = networks.stylizer.path
-    path = stylizer.with_name(stylizer.name.removesuffix(".onnx").removesuffix(".stylizer") + ".styles.npz")
+    path = known_vectors_path(networks.stylizer.path)
     if not path.is_file():
         return {}
     with np.load(path, allow_pickle=False) as file:
         if str(file["encoder"]) != networks.encoder.sha256:
             return {}
         return {name: file[name].astype(np.float32) for name in file.files if name != "encoder"}
+
+
+def known_vectors_path(stylizer: Path) -> Path:
+    """any.stylizer.onnx -> any.styles.npz."""
+    return stylizer.with_name(stylizer.name.removesuffix(".onnx").removesuffix(".stylizer") + ".styles.npz")
 
 
 def _cached(name: str) -> Path | None:

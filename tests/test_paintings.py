@@ -20,6 +20,7 @@ from impasto.realtime import paintings
 from impasto.realtime.cli_image import app as image_app
 from impasto.realtime.engine import PictureEngine, load_engine
 from impasto.realtime.errors import ArtifactError
+from impasto.realtime.known_styles import write_known_styles
 from impasto.realtime.look import Cue, FilmStylizer, Look
 from impasto.realtime.paintings import (
     MORPH,
@@ -359,6 +360,27 @@ def test_a_mix_with_a_trained_style_known_by_its_painting(book: StyleBook, make_
     )
     assert asked == ["own"]
     assert found.look.cues[0].mix == pytest.approx({a: 0.6, "own": 0.4})
+
+
+def test_a_trained_style_is_known_by_its_paintings_vector(
+    networks: AnyPainting, make_painting: Callable, tmp_path: Path
+) -> None:
+    for artifact in (networks.stylizer, networks.encoder):
+        (tmp_path / artifact.path.name).write_bytes(artifact.path.read_bytes())
+    a, b = make_painting("a.png", 1), make_painting("b.png", 2)
+    path = write_known_styles(tmp_path / networks.stylizer.path.name, {"mosaic": Path(b)})
+    assert path.stat().st_size < 10_000
+    book = StyleBook(
+        AnyPainting.of(*(tmp_path / artifact.path.name for artifact in (networks.stylizer, networks.encoder)))
+    )
+    np.testing.assert_allclose(book.vector("mosaic"), book.vector(b), atol=2e-3, rtol=1e-3)
+    found = resolve(Look([Cue(0.0, {a: 0.6, "mosaic": 0.4})]), lambda name: pytest.fail(name), book=book)
+    assert found.look.cues[0].mix == {a: 1.0}
+    wanted = 0.6 * book.vector(a) + 0.4 * book.vector(b)
+    np.testing.assert_allclose(vector_of(found.artifacts[a], book.networks), wanted, atol=5e-3, rtol=2e-3)
+    np.savez_compressed(path, encoder=np.array("of another"), mosaic=np.zeros(3))
+    assert book.known("nobody") is None
+    assert StyleBook(book.networks).known("mosaic") is None  # a trained network alone
 
 
 def test_style_files_for_a_camera(book: StyleBook, make_painting: Callable) -> None:
