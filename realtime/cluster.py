@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+from ..export.artifact import Artifact, Precision, load_artifact, quantized_path
 from .codecs import Encoding, check_container
 from .engine import Library
 from .errors import EngineError, ImpastoError, SourceError
@@ -117,8 +118,14 @@ def _plan(source: str | Path, options: VideoOptions, engines: Engines, encoding:
     chosen = engines.info
     plain = replace(options, library=cast(Library, chosen.name), precision=chosen.precision, overwrite=False)
     plain = replace(plain, resume=False, keep_partial=False)
-    styles = {style: artifact.read() for style, artifact in engines.artifacts.items()}
+    styles = {style: _version(artifact, chosen.precision).read() for style, artifact in engines.artifacts.items()}
     return _Plan(str(source), plain, styles, probe_video(source, options).time_base, encoding, times)
+
+
+def _version(artifact: Artifact, precision: Precision) -> Artifact:
+    """The file that paints: int8 lies beside the artifact, and would not be found where that is sent to."""
+    quantized = precision == "int8" and artifact.metadata.precision != "int8"
+    return load_artifact(quantized_path(artifact.path)) if quantized else artifact
 
 
 def _paint_segments(ray: Any, plan: _Plan, job: Job, *, engine: str) -> Iterator[None]:

@@ -65,9 +65,10 @@ class OpenVinoRunner:
         self.info = EngineInfo("openvino", device, precision)
         self._core: openvino.Core | None = core
         self._graph = graph
-        # Threads and pinning stay OpenVINO's choice, which measured best: painting a 720p clip from file to file on 4
-        # cores ran at 31 to 33 frames/s with 4 threads, pinned or not, and at 20 with 3 left to it; engine alone
-        # 79, 37, 24 and 18 ms with 1 to 4 threads.
+        # Threads and pinning stay OpenVINO's choice, which measured best (`impasto bench --threads 2 --threads 3 ...`,
+        # 1280x720, 4 cores with AMX): file to file 33 frames/s with all 4 cores, 23 with 3 and 24 with 2 left to it, so
+        # decoding and encoding do not starve; alone 18, 24 and 37 ms. Pinned or not, hyper-threading on or off: 0.97 to
+        # 0.99 of that, within the noise.
         self._settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if options.in_flight > 1:
             self._settings = {"NUM_STREAMS": options.in_flight}

@@ -16,6 +16,7 @@ from impasto.export.artifact import Artifact, load_artifact, parse_model, quanti
 from impasto.export.errors import ArtifactError
 from impasto.export.parity import Candidate, Paint, Picture, compare
 from impasto.export.quantize import quantize
+from impasto.realtime import cluster
 from impasto.realtime.engine import load_engine, proof_candidates
 from impasto.realtime.errors import EngineError
 
@@ -215,6 +216,17 @@ def test_an_int8_version_of_another_style_is_left_alone(
     assert engine.info.precision != "int8"
     assert "int8 is not tried" in caplog.text
     engine.close()
+
+
+def test_int8_travels_to_other_machines(
+    artifact: Artifact, candidates: list[Candidate], as_fast_as: Callable[[float], None]
+) -> None:
+    """A cluster's workers get one file for a style, and nothing that lies beside it."""
+    as_fast_as(0.7)
+    written = quantize(artifact, calibration=waves(2), photographs=waves(1), candidates=candidates)
+    assert cluster._version(artifact, "int8").sha256 == written.sha256
+    assert cluster._version(artifact, "bf16") is artifact
+    assert cluster._version(written, "int8") is written
 
 
 def test_int8_that_was_never_made(artifact: Artifact) -> None:
