@@ -155,7 +155,7 @@ def load_artifact(path: Path | str) -> Artifact:
     try:
         _check_model(model, metadata)
     except ArtifactError as exc:
-        raise ArtifactError(f"{path} must be a safe artifact: {exc}") from exc
+        raise ArtifactError(f"{path} must be a safe artifact: {_one_line(exc)}") from exc  # it may quote a stranger
     except (TypeError, UnicodeError) as exc:  # protobuf hands over text that is no UTF-8 as bytes
         raise ArtifactError(f"{path} must be a safe artifact, but it has a damaged name") from exc
     return Artifact(path=path, metadata=metadata, sha256=hashlib.sha256(data).hexdigest())

@@ -1,5 +1,6 @@
 """What a film looks like over time: which styles, how much of each, and how much of the video shines through."""
 
+import os
 import tomllib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -55,14 +56,13 @@ class Look:
 
     def mix(self, seconds: float) -> Mix:
         """The shares at a time. A fade runs linearly from what was seen at its start, itself perhaps a fade."""
-        current: Mix = self.cues[0].mix
-        for number, cue in enumerate(self.cues[1:], 1):
+        last = self.cues[0]
+        before: Mix = last.mix
+        for cue in self.cues[1:]:
             if seconds < cue.at:
                 break
-            done = 1.0 if cue.fade <= 0 else min(1.0, (seconds - cue.at) / cue.fade)
-            before = current if done >= 1.0 or number == 1 else Look(self.cues[:number]).mix(cue.at)
-            current = _between(before, cue.mix, done)
-        return {style: share for style, share in current.items() if share >= SMALLEST_SHARE}
+            before, last = _faded(before, last, cue.at), cue
+        return {style: share for style, share in _faded(before, last, seconds).items() if share >= SMALLEST_SHARE}
 
 
 class FilmStylizer:
@@ -277,7 +277,7 @@ def parse_blend(style: str | Path) -> dict[str, float]:
     """{"a": 0.7, "b": 0.3} of "a:0.7,b:0.3", {"a": 1.0} of "a"; the shares are scaled to a sum of 1."""
     shares: dict[str, float] = {}
     text = str(style)
-    if Path(text).is_file():  # a path may hold commas and colons of its own
+    if os.path.isfile(text):  # a path may hold commas and colons of its own; unlike Path.is_file no text is an error
         return {text: 1.0}
     for part in text.split(","):
         name, colon, number = part.strip().rpartition(":")
@@ -306,15 +306,15 @@ def load_timeline(path: Path, *, style: str | Path, strength: float) -> Look:
     """
     try:
         cues = tomllib.loads(path.read_text(encoding="utf-8")).get("cue", [])
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ArtifactError(f"timeline must be a TOML file, got {path}: {exc}") from exc
+    except (OSError, ValueError, RecursionError) as exc:
+        raise ArtifactError(f"timeline must be a TOML file, got {path}: {_one_line(exc)}") from exc
     look = [*plain_look(style, strength).cues]
     try:
         for cue in cues:
             style, strength = str(cue.get("style", style)), float(cue.get("strength", strength))
             look.append(_cue(cue, style, strength, after=look[-1].at))
-    except (AttributeError, TypeError, ValueError) as exc:
-        raise ArtifactError(f"timeline {path} must hold [[cue]] tables as described: {exc}") from exc
+    except (AttributeError, TypeError, ValueError, OverflowError) as exc:
+        raise ArtifactError(f"timeline {path} must hold [[cue]] tables as described: {_one_line(exc)}") from exc
     return Look(look)
 
 
@@ -335,9 +335,11 @@ def _seconds(value: Any) -> Fraction:
     return parse_time(str(value))
 
 
-def _between(before: Mix, after: Mix, done: float) -> dict[str, float]:
-    styles = dict.fromkeys([*before, *after])
-    return {s: (1 - done) * before.get(s, 0.0) + done * after.get(s, 0.0) for s in styles}
+def _faded(before: Mix, cue: Cue, seconds: float) -> Mix:
+    """The shares at a time after a cue, which began to fade in over `before`."""
+    done = 1.0 if cue.fade <= 0 else min(1.0, max(0.0, (seconds - cue.at) / cue.fade))
+    styles = dict.fromkeys([*before, *cue.mix])
+    return {s: (1 - done) * before.get(s, 0.0) + done * cue.mix.get(s, 0.0) for s in styles}
 
 
 def _jumps(before: Mix, after: Mix) -> bool:
@@ -354,3 +356,8 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _one_line(error: BaseException) -> str:
+    """An error's text, which may quote the file, fit for one line."""
+    return " ".join(str(error).split())[:300]

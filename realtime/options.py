@@ -1,5 +1,6 @@
 """Everything that a video job can be told, with its defaults, once."""
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -101,18 +102,20 @@ def _codec_for(suffix: str) -> Codec:
     return by_suffix.get(suffix.lower(), "h264")
 
 
+NUMBER = r"\s*([0-9]{1,12}(\.[0-9]{0,30})?|\.[0-9]{1,30})(e[+-]?[0-9]{1,2})?\s*"
+"""As floats are written; bounded, because a `Fraction` of 1e999999999 takes all memory."""
+
+
 def parse_time(text: str) -> Fraction:
-    """Seconds of "75", "1:15", "1:02:03.5"."""
+    """Seconds of "75", "1:15", "1:02:03.5".
+
+    >>> parse_time("1:02:03.5")
+    Fraction(7447, 2)
+    """
     parts = text.strip().split(":")
-    try:
-        if not 1 <= len(parts) <= 3:
-            raise ValueError
-        seconds = Fraction(0)
-        for part in parts:
-            value = Fraction(part)
-            if value < 0 or "/" in part:
-                raise ValueError
-            seconds = seconds * 60 + value
-    except ValueError:
-        raise ValueError(f"a time must be like 75, 1:15 or 1:02:03.5, got {text!r}") from None
+    if not 1 <= len(parts) <= 3 or not all(re.fullmatch(NUMBER, part) for part in parts):
+        raise ValueError(f"a time must be like 75, 1:15 or 1:02:03.5, got {text[:50]!r}")
+    seconds = Fraction(0)
+    for part in parts:
+        seconds = seconds * 60 + Fraction(part)
     return seconds
