@@ -1,6 +1,6 @@
 """SIGKILL at random moments, resumed until it is done: does the film always come out the same?
 
-    python tests/benchmarks/kills.py CLIP --style ARTIFACT [--kills 20] [--seed 0]
+    python tests/benchmarks/kills.py CLIP --style ARTIFACT [--kills 20] [--seed 0] [--smooth 0.8] [--statistics carried]
 
 Each life of the job is a process of its own with the real engine; it is killed after a random share of the time that
 an undisturbed run took, counted from when its first frame may be painted. Compares FFmpeg's framemd5 of the results.
@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 
-def paint(clip, out, style, started):
+def paint(clip, out, look, started):
     from impasto.realtime.video import stylize_video
 
     started.set()
-    stylize_video(clip, out, style=style, library="openvino", segment_frames=24, resume=True)
+    stylize_video(clip, out, library="openvino", segment_frames=24, resume=True, **look)
 
 
 def framemd5(path):
@@ -27,9 +27,9 @@ def framemd5(path):
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout
 
 
-def live(context, clip, out, style):
+def live(context, clip, out, look):
     started = context.Event()
-    process = context.Process(target=paint, args=(clip, out, style, started))
+    process = context.Process(target=paint, args=(clip, out, look, started))
     process.start()
     started.wait()
     return process
@@ -41,7 +41,10 @@ def main():
     parser.add_argument("--style", required=True)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--smooth", type=float, default=0.0)
+    parser.add_argument("--statistics", default="frame")
     given = parser.parse_args()
+    look = {"style": given.style, "smooth": given.smooth, "statistics": given.statistics}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["impasto.realtime.video", "openvino", "cv2"])
     rng = random.Random(given.seed)
@@ -50,12 +53,12 @@ def main():
         for _ in range(2):  # the first warms caches
             whole.unlink(missing_ok=True)
             began = time.perf_counter()
-            live(context, given.clip, whole, given.style).join()
+            live(context, given.clip, whole, look).join()
             seconds = time.perf_counter() - began
         expected = framemd5(whole)
         kills = finished = same = 0
         while kills < given.kills:
-            process = live(context, given.clip, out, given.style)
+            process = live(context, given.clip, out, look)
             process.join(rng.uniform(0, seconds))
             if process.is_alive():
                 process.kill()
@@ -65,7 +68,7 @@ def main():
                 finished += 1
                 same += framemd5(out) == expected
                 out.unlink()
-        live(context, given.clip, out, given.style).join()
+        live(context, given.clip, out, look).join()
         finished, same = finished + 1, same + (framemd5(out) == expected)
         left = sorted(path.name for path in Path(folder).iterdir())
         print(f"{kills} kills, {finished} films finished, {same} the same as undisturbed; left in the folder: {left}")
