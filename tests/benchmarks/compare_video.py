@@ -1,6 +1,7 @@
 """Whole-process speed of `stylize-video` beside what others do, over the same clip on the same machine.
 
-    python tests/benchmarks/compare_video.py CLIP [CLIP …] [--style mosaic] [--tier fast] [--json FILE]
+    python tests/benchmarks/compare_video.py CLIP [CLIP …] [--style mosaic] [--tier fast]
+        [--precision int8] [--ways eager transcode] [--json FILE]
 
 Baselines, each timed in its own process, files read and written included, since that is what a user waits for:
 
@@ -44,6 +45,9 @@ def main() -> None:
     parser.add_argument("clips", nargs="*", type=Path)
     parser.add_argument("--style", default="mosaic")
     parser.add_argument("--tier", default="fast")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--ways", nargs="*", default=list(BASELINES), help="baselines to measure")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--way", help=argparse.SUPPRESS)  # a baseline in its own process
     options = parser.parse_args()
@@ -54,7 +58,7 @@ def main() -> None:
     print(report["machine"])
     for clip in options.clips:
         speeds = [measure_ours(clip, options)]
-        speeds += [measure_baseline(clip, options, way) for way in BASELINES]
+        speeds += [measure_baseline(clip, options, way) for way in options.ways]
         show(clip, speeds)
         report["clips"][clip.name] = [asdict(speed) for speed in speeds]
     if options.json:
@@ -84,7 +88,7 @@ def measure_ours(clip: Path, options: argparse.Namespace) -> Speed:
     """The median of several whole processes, start-up included."""
     frames = count_frames(clip)
     seconds = []
-    for _ in range(RUNS):
+    for _ in range(options.runs):
         with tempfile.TemporaryDirectory() as folder:
             command = [
                 sys.executable,
@@ -92,7 +96,8 @@ def measure_ours(clip: Path, options: argparse.Namespace) -> Speed:
                 "from impasto.realtime.cli import stylize_video; stylize_video()",
                 str(clip),
             ]
-            command += ["-o", f"{folder}/out.mp4", "--style", options.style, "--tier", options.tier, "--quiet"]
+            command += ["-o", f"{folder}/out.mp4", "--style", options.style, "--tier", options.tier]
+            command += ["--precision", options.precision, "--quiet"]
             begun = time.perf_counter()
             subprocess.run(command, check=True)
             seconds.append(time.perf_counter() - begun)

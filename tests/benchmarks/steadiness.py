@@ -16,7 +16,9 @@ from pathlib import Path
 from statistics import fmean
 
 from impasto.assets import installed_styles
+from impasto.export.artifact import load_artifact
 from impasto.realtime.engine import load_engine
+from impasto.realtime.engine_carried import CarriedEngine, load_carried_engine
 from impasto.realtime.frame import Frame, Picture
 from impasto.realtime.smoothing import Smoother
 from impasto.realtime.source_file import VideoFile
@@ -45,9 +47,13 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--size", default="360p")
     parser.add_argument("--smooth", type=float, nargs="+", default=[0.8])
+    parser.add_argument("--statistics", nargs="*", default=[], help="also carried, frozen (to the first frame)")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     engines = {name: load_engine(path, device="cpu") for name, path in artifacts(given).items()}
+    for name, path in artifacts(given).items():
+        for kind in given.statistics if not name.endswith(" plain") else []:
+            engines[f"{name} {kind}"] = load_carried_engine(load_artifact(path), kind, device="cpu")
     results: dict[str, dict[str, dict[str, float]]] = {}
     for clip in given.clips:
         with VideoFile(clip, size=given.size) as video:
@@ -79,10 +85,13 @@ def artifacts(given: argparse.Namespace) -> dict[str, Path]:
 def contestants(engines, amounts: list[float]) -> list[Contestant]:
     found = [Contestant(INPUT, lambda frame: frame.data)]
     for name, engine in engines.items():
+        if isinstance(engine, CarriedEngine):
+            engine.reset()
         once = Once(Stylizer(engine))
         found.append(Contestant(name, once))
         if not name.endswith(" plain"):
-            found.append(Contestant(f"{name} naive", averaged(once)))
+            if not isinstance(engine, CarriedEngine):
+                found.append(Contestant(f"{name} naive", averaged(once)))
             found += [Contestant(f"{name} smooth {amount:g}", smoothed(once, amount)) for amount in amounts]
     return found
 
