@@ -22,13 +22,13 @@ from .optical_flow import Flow, FlowEstimator, Grey, pixel_grid, to_grey, warp
 
 logger = logging.getLogger(__name__)
 
-FLOW_SHORT_SIDE = 180
+FLOW_SHORT_SIDE = 240
 """Pixels at which motion is looked for: 2 ms a frame, and sensor noise averages out."""
 
 MOST_KEPT = 0.9
 """Share of the last picture at amount 1: a change of the painting itself is then half done after 7 frames."""
 
-CHANGE_SIGMA = 12.0
+CHANGE_SIGMA = 16.0
 """Difference of the moved input, of 255, at which the share kept has fallen to 37 %. Four real clips at 360p, amount
 0.8: warping error left 0.49 at 6, 0.38 at 12, 0.32 at 20; at 12 the trails of the tests' moving square stay unseen."""
 
