@@ -22,6 +22,9 @@ _CELL_HEIGHT = 270  # pixels of a picture on the contact sheet
 _CELL_WIDTH = 480
 _CAPTION_HEIGHT = 26
 _COLUMNS = 3
+_WHOLE = ("style", "tier", "MB", "year")
+_PIPED_WIDTH = 240
+"""Columns where there is no terminal: a line for each style, whatever its painting is called."""
 
 
 @app.callback(invoke_without_command=True)
@@ -99,15 +102,29 @@ def _print_table(artifacts: "list[Artifact]") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    titles: tuple[str, ...] = ("style", "tier", "MB", "year", "painter", "painting", "licence")
+    rows = [_row(artifact) for artifact in artifacts]
+    shared = {row[-1] for row in rows}
+    if len(shared) == 1:  # said once below, which leaves room for what differs
+        titles, rows = titles[:-1], [row[:-1] for row in rows]
     table = Table(box=None, pad_edge=False)
-    for title in ("style", "tier", "MB", "painter", "painting", "year", "licence"):
-        # What is typed must be whole on the narrowest terminal; the rest may wrap.
-        table.add_column(title, no_wrap=title in ("style", "tier", "MB"))
-    for artifact in artifacts:
-        meta, style = artifact.metadata, artifact.metadata.style
-        size = f"{_size(artifact) / 1e6:.1f}"
-        table.add_row(meta.name, meta.tier, size, style.artist, style.title, style.year, style.licence)
-    Console().print(table)
+    for number, title in enumerate(titles):
+        # A style is a line. What is typed must be whole on the narrowest terminal; titles may end in an ellipsis.
+        widest = max((len(row[number]) for row in rows), default=0) if title in _WHOLE else None
+        table.add_column(title, no_wrap=True, overflow="ellipsis", min_width=widest)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False)
+    console.width = console.width if console.is_terminal else _PIPED_WIDTH
+    console.print(table)
+    if len(shared) == 1:
+        console.print(f"licence of all paintings: {shared.pop()}")
+
+
+def _row(artifact: "Artifact") -> tuple[str, ...]:
+    meta, style = artifact.metadata, artifact.metadata.style
+    size = f"{_size(artifact) / 1e6:.1f}"
+    return meta.name, meta.tier, size, style.year, style.artist, style.title, style.licence
 
 
 def _write_preview(artifacts: "list[Artifact]", target: Path, photo: Path | None, *, overwrite: bool) -> None:

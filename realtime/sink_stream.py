@@ -12,11 +12,10 @@ from typing import IO, Self
 
 import av
 from av.container import OutputContainer
-from av.video.frame import PictureType
 
-from .color import YuvWriter
 from .errors import SinkError
-from .frame import Frame, Matrix, StreamInfo
+from .frame import Frame, StreamInfo
+from .live_h264 import TIME_BASE, LiveH264, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +26,8 @@ FORMAT_OF_SCHEME = {
 BY_FFMPEG_PROGRAM = ("srt", "rist")
 """PyAV's wheels have no such protocol; the FFmpeg program of most systems has."""
 
-TIME_BASE = Fraction(1, 90_000)
 TIMEOUT_SECONDS = (5.0, 5.0)
-KEYFRAME_SECONDS = 2.0
+KEYFRAME_SECONDS = Fraction(2)
 """What RTMP services ask for."""
 STDOUT = "-"
 
@@ -50,61 +48,40 @@ class NetworkStream:
         self._url, self._scheme = url, scheme
         self._info = info
         self._bitrate_kbps = bitrate_kbps
-        self._height, self._width = info.height & ~1, info.width & ~1
         self._program: subprocess.Popen[bytes] | None = None
-        self._started: Fraction | None = None
-        self._last_ticks = -1
-        self._next_key = Fraction(0)
 
     def __enter__(self) -> Self:
         try:
             self._container = self._open()
-            self._stream = self._container.add_stream(
-                "libx264", rate=self._info.frame_rate,
-                options={"preset": "veryfast", "tune": "zerolatency", "bf": "0", "threads": "2",
-                         "maxrate": f"{self._bitrate_kbps}k", "bufsize": f"{self._bitrate_kbps}k"},
+            self._video = LiveH264(
+                self._container, self._info, keyframe_seconds=KEYFRAME_SECONDS,
+                options={"maxrate": f"{self._bitrate_kbps}k", "bufsize": f"{self._bitrate_kbps}k"},
+                bits_per_second=self._bitrate_kbps * 1000,
             )  # fmt: skip
-            stream = self._stream
-            stream.width, stream.height, stream.pix_fmt = self._width, self._height, "yuv420p"
-            stream.bit_rate = self._bitrate_kbps * 1000
-            stream.codec_context.time_base = TIME_BASE
-            matrix: Matrix = "bt601" if self._height <= 576 else "bt709"
-            stream.codec_context.colorspace = 6 if matrix == "bt601" else 1
-            stream.codec_context.color_range = 1
-            self._to_yuv = YuvWriter("yuv420p", matrix)
             self._container.start_encoding()
         except (OSError, ValueError) as exc:
             self._end_program()
-            raise SinkError(f"{_public(self._url)} cannot be reached: {_reason(exc)}") from exc
+            raise SinkError(f"{_public(self._url)} cannot be reached: {reason_of(exc)}") from exc
         return self
 
     def write(self, frame: Frame) -> None:
         """Encode and send; blocks at most as long as the timeout."""
-        if self._started is None:
-            self._started = frame.pts
-        seconds = frame.pts - self._started
-        ticks = round(seconds / TIME_BASE)
-        if ticks <= self._last_ticks:
+        picture = self._video.picture(frame)
+        if picture is None:
             return
-        self._last_ticks = ticks
-        picture = self._to_yuv(frame.data[: self._height, : self._width])
-        picture.pts, picture.time_base = ticks, TIME_BASE
-        if seconds >= self._next_key:
-            picture.pict_type = PictureType.I
-            self._next_key = seconds + Fraction(KEYFRAME_SECONDS)
         if self._program is not None and self._program.poll() is not None:
             raise SinkError(f"{_public(self._url)} cannot be reached or was lost: the ffmpeg program has ended")
         try:
-            self._container.mux(self._stream.encode(picture))
+            self._container.mux(self._video.stream.encode(picture))
         except OSError as exc:
-            raise SinkError(f"{_public(self._url)} was lost: {_reason(exc)}") from exc
+            raise SinkError(f"{_public(self._url)} was lost: {reason_of(exc)}") from exc
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             if kind is None:
-                self._container.mux(self._stream.encode(None))
+                self._container.mux(self._video.stream.encode(None))
             self._container.close()
         except OSError as exc:
             logger.debug("%s did not take the end: %s", _public(self._url), exc)
@@ -176,7 +153,7 @@ class PipeStream:
             sys.stdout.buffer.flush()
         except OSError as exc:
             self._on_closed()
-            raise SinkError(f"standard output was closed: {_reason(exc)}") from exc
+            raise SinkError(f"standard output was closed: {reason_of(exc)}") from exc
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -193,7 +170,3 @@ def _public(url: str) -> str:
     if without_password.startswith(("rtmp://", "rtmps://")):
         return without_password.rpartition("/")[0] + "/…"
     return without_password.partition("?")[0]
-
-
-def _reason(exc: Exception) -> str:
-    return ((exc.strerror if isinstance(exc, OSError) else None) or str(exc)).lower()

@@ -76,7 +76,11 @@ def test_the_list_has_a_row_for_each_style(run: Run) -> None:
     assert sorted((row["name"], row["tier"]) for row in json.loads(out)) == SHIPPED
     code, out, _ = run()
     assert code == 0
-    assert all(name in out for name, _ in SHIPPED)
+    lines = out.splitlines()
+    assert len(lines) == 1 + len(SHIPPED) + 1
+    assert all(line.startswith(name) for (name, _), line in zip(SHIPPED, lines[1:], strict=False))
+    assert "The Great Wave off Kanagawa" in out  # whole, where no terminal is narrow
+    assert lines[-1] == "licence of all paintings: public domain"
 
 
 def test_a_style_is_added_listed_and_removed(run: Run, identity_artifact: Artifact, own_folder: Path) -> None:
