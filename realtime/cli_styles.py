@@ -49,12 +49,14 @@ def styles(
 
 @app.command()
 def add(
-    artifact: Annotated[Path, typer.Argument(help="A .onnx file that `impasto export` wrote.")],
+    artifact: Annotated[Path, typer.Argument(help="A .onnx file that `impasto export` wrote, or a painting.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a style of the same name and tier.")] = False,
 ) -> None:
-    """Install a style of your own under the name that it carries."""
+    """Install a style of your own under the name that it carries; a painting under its file's."""
     from ..export.artifact import load_artifact, quantized_path
+    from .paintings import style_file
 
+    artifact = style_file(str(artifact)) or artifact
     metadata = load_artifact(artifact).metadata
     target = user_styles() / f"{metadata.name}.{metadata.tier}.onnx"
     target = quantized_path(target) if metadata.precision == "int8" else target

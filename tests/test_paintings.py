@@ -18,6 +18,7 @@ from impasto.export.arbitrary import bake, style_size
 from impasto.export.artifact import load_artifact, parse_model, save_artifact
 from impasto.realtime import paintings
 from impasto.realtime.cli_image import app as image_app
+from impasto.realtime.cli_styles import app as styles_app
 from impasto.realtime.engine import PictureEngine, load_engine
 from impasto.realtime.errors import ArtifactError
 from impasto.realtime.known_styles import write_known_styles
@@ -391,6 +392,13 @@ def test_style_files_for_a_camera(book: StyleBook, make_painting: Callable) -> N
     assert path is not None
     assert load_artifact(path).metadata.name == "a+b"
     assert base64.b64decode(load_artifact(path).metadata.training["style_vector"])
+
+
+def test_a_painting_can_be_installed(make_painting: Callable, tmp_path: Path) -> None:
+    result = CliRunner().invoke(styles_app, ["add", make_painting("My Wave.png", 1)])
+    assert result.exit_code == 0, result.output
+    metadata = load_artifact(tmp_path / "styles" / "my-wave.fast.onnx").metadata
+    assert (metadata.name, metadata.kind) == ("my-wave", "single")
 
 
 def test_the_command_paints_like_a_picture(make_painting: Callable, tmp_path: Path, photo: Picture) -> None:
