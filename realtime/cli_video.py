@@ -59,7 +59,7 @@ def video(
     smooth: Annotated[
         float, typer.Option(min=0.0, max=1.0, rich_help_panel=LOOK, help="Steadier over time; try 0.8.")
     ] = 0.0,
-    statistics: Annotated[
+    normalization: Annotated[
         str, typer.Option(rich_help_panel=LOOK, help="Against pulsing colours: frame, carried (over time) or frozen.")
     ] = "frame",
     timeline: Annotated[
@@ -127,7 +127,7 @@ def video(
 
     options = VideoOptions(
         style=style, tier=tier, strength=strength, style_scale=style_scale, regions=tuple(region or ()),
-        keep_colors=keep_colors, smooth=smooth, statistics=statistics, timeline=timeline,  # type: ignore[arg-type]
+        keep_colors=keep_colors, smooth=smooth, normalization=normalization, timeline=timeline,  # type: ignore[arg-type]
         device=device, precision=precision, size=size, tile=tile, fps=None if fps is None else parse_fps(fps),
         start=None if start is None else parse_time(start), end=None if end is None else parse_time(end),
         deinterlace=not no_deinterlace, hdr=_choice("hdr", hdr, ("sdr", "keep")), decoder=decoder,

@@ -58,7 +58,7 @@ def webcam(
         bool | None, typer.Option("--keep-colors/--paint-colors", help="Luminance from the painting, colours from you.")
     ] = None,
     smooth: Annotated[float | None, typer.Option(help="0 to 1: steadier over time; try 0.8.  [default: 0]")] = None,
-    statistics: Annotated[
+    normalization: Annotated[
         str, typer.Option(help="Against pulsing colours: frame, carried (over time) or frozen after two seconds.")
     ] = "frame",
     mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="As in a mirror.")] = None,
@@ -134,7 +134,7 @@ def webcam(
         latency_budget_ms=parse_budget(latency_budget), virtual_camera=virtual_camera or bool(virtual_camera_device),
         virtual_camera_device=virtual_camera_device, window=window, record=record, microphone=microphone,
         push=tuple(push or ()), bitrate=bitrate, stdout=stdout, panel=panel, open_browser=open_browser, port=port,
-        listen=listen, allow_host=tuple(allow_host or ()), folder=folder, statistics=statistics,
+        listen=listen, allow_host=tuple(allow_host or ()), folder=folder, normalization=normalization,
         device=device, precision=precision, wait=wait, seconds=seconds, time_code=time_code, overwrite=overwrite,
         as_json=as_json, quiet=quiet,
     )  # fmt: skip
@@ -170,7 +170,7 @@ class _Options:
     listen: str
     allow_host: Sequence[str]
     folder: Path | None
-    statistics: str
+    normalization: str
     device: str
     precision: str
     wait: bool
@@ -266,7 +266,7 @@ class _Run:
     # Building
 
     def _shelf(self) -> "StyleShelf":
-        from .engine_carried import check_statistics
+        from .engine_carried import check_normalization
         from .live_engine import LiveEngines
         from .live_styles import StyleShelf
         from .paintings import style_file
@@ -274,7 +274,7 @@ class _Run:
         style, options = str(self._options.look.get("style", "")), self._options
         engines = LiveEngines(
             device=options.device, precision=options.precision, on_choice=self._say,
-            statistics=check_statistics(options.statistics),
+            normalization=check_normalization(options.normalization),
         )  # fmt: skip
         extra = Path(style) if style.endswith((".onnx", ".engine")) else style_file(style)
         return StyleShelf(extra=extra, load=engines.load)

@@ -22,7 +22,7 @@ from .frame import Picture
 from .stylizer import pad
 from .tiles import TiledStatistics
 
-Statistics = Literal["frame", "carried", "frozen"]
+Normalization = Literal["frame", "carried", "frozen"]
 """Whose statistics a frame is painted with: its own, an average over the last frames, or one set for the whole film."""
 
 MEMORY_FRAMES = 24.0
@@ -202,7 +202,7 @@ class CarriedEngine:
 
 def load_carried_engine(
     artifact: Artifact,
-    statistics: Statistics,
+    normalization: Normalization,
     *,
     tile: int | None = None,
     device: str = "auto",
@@ -216,13 +216,13 @@ def load_carried_engine(
         artifact, device=device, precision=precision, library=library, threads=threads, in_flight=in_flight
     )
     measurable: Measurable = engine if tile is None else TiledStatistics(engine, tile=tile)
-    return CarriedEngine(measurable, frozen=statistics == "frozen", in_flight=in_flight)
+    return CarriedEngine(measurable, frozen=normalization == "frozen", in_flight=in_flight)
 
 
-def check_statistics(statistics: str) -> Statistics:
+def check_normalization(normalization: str) -> Normalization:
     """The choice of that name."""
-    for known in get_args(Statistics):
-        if statistics == known:
-            choice: Statistics = known
+    for known in get_args(Normalization):
+        if normalization == known:
+            choice: Normalization = known
             return choice
-    raise ValueError(f"statistics must be one of {', '.join(get_args(Statistics))}, got {statistics!r}")
+    raise ValueError(f"normalization must be one of {', '.join(get_args(Normalization))}, got {normalization!r}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..export.artifact import Artifact
 from .engine import Engine, load_engine
-from .engine_carried import CarriedEngine, Statistics
+from .engine_carried import CarriedEngine, Normalization
 from .engine_statistics import open_statistics
 from .live_settings import Tier, config_folder
 
@@ -36,9 +36,9 @@ class LiveEngines:
     """
 
     def __init__(
-        self, *, device: str, precision: str, on_choice: Callable[[str], None], statistics: Statistics = "frame"
+        self, *, device: str, precision: str, on_choice: Callable[[str], None], normalization: Normalization = "frame"
     ) -> None:
-        self._precision, self._on_choice, self._statistics = precision, on_choice, statistics
+        self._precision, self._on_choice, self._normalization = precision, on_choice, normalization
         self._how: dict[str, Any] = {"device": device}
         if device == "auto" and (library := _remembered()) is not None:
             self._how = {"device": "cpu", "library": library}
@@ -49,12 +49,12 @@ class LiveEngines:
         if self._how == {"device": "auto"} and engine.info.device.lower() == "cpu":
             self._how = {"device": "cpu", "library": engine.info.name}
             _remember(engine.info.name)
-        if self._statistics == "frame":
+        if self._normalization == "frame":
             return engine
         engine.close()
         measurable = open_statistics(artifact, engine.info)
         return CarriedEngine(
-            measurable, frozen=self._statistics == "frozen", every=LIVE_EVERY, settle_frames=LIVE_SETTLE_FRAMES
+            measurable, frozen=self._normalization == "frozen", every=LIVE_EVERY, settle_frames=LIVE_SETTLE_FRAMES
         )
 
 

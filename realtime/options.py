@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .codecs import Codec, Encoding, PipeFormat
 from .engine import Library
-from .engine_carried import Statistics, check_statistics
+from .engine_carried import Normalization, check_normalization
 from .source_file import Hdr
 
 
@@ -29,7 +29,7 @@ class VideoOptions:
     """Luminance from the painting, chroma from the video."""
     smooth: float = 0.0
     """0 paints every frame by itself, 1 holds on to the last painting most."""
-    statistics: Statistics = "frame"
+    normalization: Normalization = "frame"
     """Whose normalisation statistics frames are painted with: their own, carried over time, or frozen."""
     timeline: Path | None = None
     """A TOML file of cues that change style and strength over time."""
@@ -75,7 +75,7 @@ class VideoOptions:
             raise ValueError(f"strength must be between 0 and 1, got {self.strength}")
         if not 0.0 <= self.smooth <= 1.0:
             raise ValueError(f"smooth must be between 0 and 1, got {self.smooth}")
-        check_statistics(self.statistics)
+        check_normalization(self.normalization)
         if self.fps is not None and not 0 < self.fps <= 1000:
             raise ValueError(f"fps must be above 0 and at most 1000, got {self.fps}")
         if self.start is not None and self.start < 0:

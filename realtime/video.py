@@ -203,12 +203,12 @@ class _Fit:
 
 def _load_engine(artifact: Artifact, options: VideoOptions, fit: _Fit) -> Engine:
     if artifact.metadata.kind == "arbitrary":  # its style changes with the frames, and statistics with the style
-        if options.statistics != "frame":
+        if options.normalization != "frame":
             logger.warning("statistics must be each frame's own where paintings change over time: they are now")
-        options, fit = replace(options, statistics="frame"), replace(fit, tile=None)
-    if options.statistics != "frame":
+        options, fit = replace(options, normalization="frame"), replace(fit, tile=None)
+    if options.normalization != "frame":
         return load_carried_engine(
-            artifact, options.statistics, tile=fit.tile, device=options.device, precision=options.precision,
+            artifact, options.normalization, tile=fit.tile, device=options.device, precision=options.precision,
             library=options.library, threads=options.threads, in_flight=fit.in_flight,
         )  # fmt: skip
     if fit.tile is not None:
@@ -395,8 +395,8 @@ def default_output(source: str | Path, style: str, *, folder: Path | None = None
 def identity_of(source: str | Path, options: VideoOptions, engines: Engines) -> dict[str, Any]:
     """What a job's finished segments depend on; a resumed run must agree in all of it."""
     shaping = (
-        "style_scale", "regions", "strength", "keep_colors", "smooth", "statistics", "size", "tile", "fps", "start",
-        "end", "deinterlace", "hdr", "codec", "encoder", "crf", "preset", "segment_frames",
+        "style_scale", "regions", "strength", "keep_colors", "smooth", "normalization", "size", "tile", "fps",
+        "start", "end", "deinterlace", "hdr", "codec", "encoder", "crf", "preset", "segment_frames",
     )  # fmt: skip
     return {
         "input": fingerprint(Path(source)) if "://" not in str(source) else str(source),
@@ -480,7 +480,7 @@ def step_for(
     """
     freeze(stylizer, source, options)
     run_up = run_up_of(options.smooth, info.height * info.width)
-    needed = max(run_up, RUN_UP if options.statistics == "carried" else 0)
+    needed = max(run_up, RUN_UP if options.normalization == "carried" else 0)
     if not needed:
         return stylizer
     # From a frame on that is measured in any case.
@@ -501,7 +501,7 @@ def freeze(stylizer: FilmStylizer, source: str | Path, options: VideoOptions) ->
     Of an input that cannot be read twice they are the first frame's, without help from here; where times cannot be
     reached at once, the first frame's of the part that is painted.
     """
-    if options.statistics != "frozen" or str(source) == "-":
+    if options.normalization != "frozen" or str(source) == "-":
         return
     first = options.start or Fraction(0)
     with VideoFile(source) as video:

@@ -169,11 +169,11 @@ def test_a_resumed_film_is_the_same_film(
 ) -> None:
     clip = make_clip(times=[512 * n for n in range(60)], draw=lambda n, h, w: room(0.6 + n / 150, height=h, width=w))
     options = VideoOptions(
-        style=str(small_artifact.path), statistics=statistics, smooth=smooth, library=LIBRARY, device="cpu",  # type: ignore[arg-type]
+        style=str(small_artifact.path), normalization=statistics, smooth=smooth, library=LIBRARY, device="cpu",  # type: ignore[arg-type]
         segment_frames=10, codec="ffv1", audio=False,
     )  # fmt: skip
     stylize_video(clip, tmp_path / "straight.mkv", options=options)
-    stylize_video(clip, tmp_path / "own.mkv", options=options, statistics="frame")
+    stylize_video(clip, tmp_path / "own.mkv", options=options, normalization="frame")
 
     def stop(progress: Progress) -> None:
         if progress.frames_out == 35:
@@ -193,7 +193,7 @@ def test_tiles_with_frozen_statistics_have_no_seams(
 ) -> None:
     clip = make_clip(height=270, width=300, times=[0, 512], draw=lambda n, h, w: room(1.0, height=h, width=w, card=n))
     options = VideoOptions(
-        style=str(small_artifact.path), statistics="frozen", library=LIBRARY, device="cpu", codec="ffv1", audio=False
+        style=str(small_artifact.path), normalization="frozen", library=LIBRARY, device="cpu", codec="ffv1", audio=False
     )
     stylize_video(clip, tmp_path / "whole.mkv", options=options, tile=0)
     stylize_video(clip, tmp_path / "tiled.mkv", options=options, tile=256)
@@ -206,7 +206,7 @@ def test_live_styles_freeze_once_the_camera_has_settled(
     small_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IMPASTO_CONFIG", str(tmp_path))
-    engines = LiveEngines(device="cpu", precision="auto", on_choice=lambda line: None, statistics="frozen")
+    engines = LiveEngines(device="cpu", precision="auto", on_choice=lambda line: None, normalization="frozen")
     engine = engines.load(small_artifact)
     try:
         dark, bright = room(0.3)[np.newaxis], room(1.0)[np.newaxis]
@@ -222,8 +222,8 @@ def test_live_styles_freeze_once_the_camera_has_settled(
 
 
 def test_an_unknown_choice_is_refused() -> None:
-    with pytest.raises(ValueError, match="statistics must be one of frame, carried, frozen, got 'own'"):
-        VideoOptions(statistics="own")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="normalization must be one of frame, carried, frozen, got 'own'"):
+        VideoOptions(normalization="own")  # type: ignore[arg-type]
 
 
 def test_int8_says_that_it_cannot(small_artifact: Artifact) -> None:

@@ -1,6 +1,6 @@
 """SIGKILL at random moments, resumed until it is done: does the film always come out the same?
 
-    python tests/benchmarks/kills.py CLIP --style ARTIFACT [--kills 20] [--seed 0] [--smooth 0.8] [--statistics carried]
+    python tests/benchmarks/kills.py CLIP --style ARTIFACT [--kills 20] [--smooth 0.8] [--normalization carried]
 
 Each life of the job is a process of its own with the real engine; it is killed after a random share of the time that
 an undisturbed run took, counted from when its first frame may be painted. Compares FFmpeg's framemd5 of the results.
@@ -42,9 +42,9 @@ def main():
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smooth", type=float, default=0.0)
-    parser.add_argument("--statistics", default="frame")
+    parser.add_argument("--normalization", default="frame")
     given = parser.parse_args()
-    look = {"style": given.style, "smooth": given.smooth, "statistics": given.statistics}
+    look = {"style": given.style, "smooth": given.smooth, "normalization": given.normalization}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["impasto.realtime.video", "openvino", "cv2"])
     rng = random.Random(given.seed)

@@ -47,12 +47,12 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--size", default="360p")
     parser.add_argument("--smooth", type=float, nargs="+", default=[0.8])
-    parser.add_argument("--statistics", nargs="*", default=[], help="also carried, frozen (to the first frame)")
+    parser.add_argument("--normalization", nargs="*", default=[], help="also carried, frozen (to the first frame)")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     engines = {name: load_engine(path, device="cpu") for name, path in artifacts(given).items()}
     for name, path in artifacts(given).items():
-        for kind in given.statistics if not name.endswith(" plain") else []:
+        for kind in given.normalization if not name.endswith(" plain") else []:
             engines[f"{name} {kind}"] = load_carried_engine(load_artifact(path), kind, device="cpu")
     results: dict[str, dict[str, dict[str, float]]] = {}
     for clip in given.clips:
