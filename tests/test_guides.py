@@ -64,7 +64,8 @@ RULES = (
     # The README's first command, without what .ci/run does: a new environment with this package in it.
     Rule(r"^python3 -m venv .*/(?=stylize-video assets/demo.mp4)", instead="", more="--style $SHIPPED_STYLE"),
     Rule(r"-m venv|pip install|PIP_CONSTRAINT", skip="installs packages: .ci/run does that in a fresh environment"),
-    Rule(r"bin/pytest|bin/ruff|\.ci/run", skip="is what runs this test"),
+    Rule(r"bin/pytest|bin/ruff|bin/coverage|\.ci/run", skip="is what runs this test"),
+    Rule(r"^\.venv/bin/python tests/fuzz.py", skip="takes an hour: tests/test_fuzz.py runs a moment of it"),
     Rule(r"^mkdir -p build/ns", skip="changes the checkout"),
     Rule(r"^(winget|brew|sudo) ", skip="changes the operating system"),
     Rule(r"^python (tests/benchmarks/|-m impasto.assets.make_)", skip="takes minutes or more, on a quiet machine"),

@@ -1,9 +1,9 @@
-"""Whole-process speed of `stylize-video` beside what others do, over the same clip on the same machine.
+"""The README's figures: whole-process speed of `stylize-video` beside what others do, and the network alone.
 
-    python tests/benchmarks/compare_video.py CLIP [CLIP …] [--style mosaic] [--tier fast]
-        [--precision int8] [--ways eager transcode] [--json FILE]
+    python tests/benchmarks/compare_video.py [CLIP …] [--style mosaic] [--tier fast] [--json FILE] [--against FILE]
 
-Baselines, each timed in its own process, files read and written included, since that is what a user waits for:
+Without a clip the demo clip is painted. Baselines, each timed in its own process over the same clip, files read and
+written included, since that is what a user waits for:
 
 - `eager`: Johnson's network in plain PyTorch eager fp32, one frame after the other, decoded and encoded by PyAV: what
   the well-known examples do.
@@ -11,20 +11,28 @@ Baselines, each timed in its own process, files read and written included, since
 - `opencv`: the network of the artifact in OpenCV's DNN module, one frame after the other.
 - `transcode`: decode and encode alone.
 
-Ratios first: absolute times hold for one machine on one day.
+Then the network alone, milliseconds a frame at 1280x720, in every precision of OpenVINO on the CPU. Ratios first:
+absolute times hold for one machine on one day. `--json` keeps a run, `--against` shows how the ratios have changed
+since one that was kept.
 """
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import av
+
+from impasto.assets import DEMO_CLIP
 
 RUNS = 3
 SLOW_FRAMES = 8
@@ -49,39 +57,70 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--ways", nargs="*", default=list(BASELINES), help="baselines to measure")
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--against", type=Path, help="compare with figures that --json wrote")
     parser.add_argument("--way", help=argparse.SUPPRESS)  # a baseline in its own process
     options = parser.parse_args()
     if options.way:
         print(BASELINES[options.way](options.clips[0], options))
         return
-    report = {"machine": machine(), "clips": {}}
+    before = json.loads(options.against.read_text()) if options.against else {}
+    report: dict[str, Any] = {"machine": machine(), "versions": versions(), "clips": {}}
     print(report["machine"])
-    for clip in options.clips:
+    print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
+    for clip in options.clips or [DEMO_CLIP]:
         speeds = [measure_ours(clip, options)]
-        speeds += [measure_baseline(clip, options, way) for way in options.ways]
-        show(clip, speeds)
+        speeds += [measure_baseline(clip, options, way) for way in BASELINES]
+        show(clip, speeds, before.get("clips", {}).get(clip.name, []))
         report["clips"][clip.name] = [asdict(speed) for speed in speeds]
+    report["engine_ms"] = engine_alone(options)
+    show_engine(report["engine_ms"], before.get("engine_ms", {}))
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def machine() -> str:
-    import os
-
     model = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         model = next((x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if "model name" in x), model)
-    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, PyAV {av.__version__}"
+    return f"{model}, {os.cpu_count()} cores, {platform.system()}"
 
 
-def show(clip: Path, speeds: list[Speed]) -> None:
+def versions() -> dict[str, str]:
+    found = {"Python": platform.python_version()}
+    for name in ("impasto", "av", "openvino", "onnxruntime", "opencv-python", "torch"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def engine_alone(options: argparse.Namespace) -> dict[str, float]:
+    """Median milliseconds of a 1280x720 frame by precision, one at a time."""
+    from impasto.assets import find_style
+    from impasto.realtime.bench import BenchOptions, bench
+
+    wanted = BenchOptions(sizes=((720, 1280),), devices=("cpu",), seconds=3.0)
+    found = bench([find_style(options.style, options.tier)], wanted)
+    return {one.precision: one.median_ms for one in found if one.engine.startswith("openvino")}
+
+
+def show_engine(now: dict[str, float], before: dict[str, float]) -> None:
+    fastest = min(now.values(), default=0.0)
+    print("\nnetwork alone, 1280x720, OpenVINO on the CPU")
+    for precision, taken_ms in sorted(now.items(), key=lambda entry: entry[1]):
+        change = f"   was {before[precision] / min(before.values()):.2f} x" if precision in before else ""
+        print(f"  {taken_ms / fastest:8.2f} x   {taken_ms:8.2f} ms         {precision}{change}")
+
+
+def show(clip: Path, speeds: list[Speed], before: list[dict[str, Any]]) -> None:
     ours = speeds[0].fps
+    earlier = {entry["way"]: before[0]["fps"] / entry["fps"] for entry in before}
     with av.open(str(clip)) as container:
         size = f"{container.streams.video[0].width}x{container.streams.video[0].height}"
     print(f"\n{clip.name} ({size})")
     for speed in speeds:
-        print(f"  {ours / speed.fps:8.2f} x   {speed.fps:8.2f} frames/s   {speed.way} ({speed.frames} frames)")
+        change = f"   was {earlier[speed.way]:.2f} x" if speed.way in earlier else ""
+        print(f"  {ours / speed.fps:8.2f} x   {speed.fps:8.2f} frames/s   {speed.way} ({speed.frames} frames){change}")
 
 
 def measure_ours(clip: Path, options: argparse.Namespace) -> Speed:
