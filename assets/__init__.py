@@ -48,7 +48,7 @@ def installed_styles() -> dict[str, dict[Tier, Path]]:
     for folder in reversed(style_folders()):
         if not folder.is_dir():
             continue
-        for path in folder.glob("*.*.onnx"):
+        for path in sorted(folder.glob("*.*.onnx")):  # fast before quality
             name, tier = path.name.removesuffix(".onnx").rsplit(".", 1)
             if tier in get_args(Tier):
                 found.setdefault(name, {})[tier] = path  # type: ignore[index]
