@@ -76,10 +76,10 @@ RULES = (
     Rule(r"check .*--run", skip="paints 4K with every engine: tests/test_to_onnx.py does so with a small network"),
     Rule(r"^T=…", skip="is the token of the panel that this test has started"),
     Rule(r"^stylize-video .* --resume$", more="--overwrite"),  # nothing has interrupted it
-    Rule(r"^impasto (train|gatys|verify)$", more="--help"),  # a name in the text
+    Rule(r"^impasto (?!doctor|bench|styles)[a-z][a-z -]*$", more="--help"),  # a name in the text
     Rule(r"^stylize-webcam(?! test)", instead="stylize-webcam test", more=LIVE),  # no camera here
     Rule(r"^stylize-webcam", more=LIVE),
-    Rule(r"^impasto bench", more="--seconds 0.1 --size 64x64 --device cpu --precision fp32 --in-flight 1"),
+    Rule(r"^impasto bench", more="udnie --seconds 0.1 --size 64x64 --device cpu --precision fp32 --in-flight 1"),
     Rule(r"^torchrun", skip="takes as long as all others together: tests/test_train.py runs two processes"),
     Rule(r"^impasto train \S+ --", more=TRAINING, needs="torch"),
     Rule(r"^impasto gatys \S+ \S", more=PAINTING, needs="torch"),
@@ -89,8 +89,8 @@ RULES = (
 )
 
 
-LIVE_DONE: set[str] = set()
-"""Live commands that were run; they need nothing of their guide's folder."""
+DONE_ANYWHERE: set[str] = set()
+"""Commands that were run and that need nothing of their guide's folder: live ones, and those about the machine."""
 
 
 @dataclass(frozen=True)
@@ -240,9 +240,10 @@ class Workshop:
                 return f"needs {rule.needs}"
             command = re.sub(rule.match, rule.instead, command) if rule.instead is not None else command
             command += f" {rule.more}"
-        if command in self._done | LIVE_DONE:
+        if command in self._done | DONE_ANYWHERE:
             return "is run elsewhere"
-        (LIVE_DONE if command.startswith("stylize-webcam") else self._done).add(command)
+        anywhere = re.match(r"stylize-webcam|impasto (doctor|bench)", command)
+        (DONE_ANYWHERE if anywhere else self._done).add(command)
         if "http://127.0.0.1:8420" in command:
             command = command.replace("http://127.0.0.1:8420", self._running_panel())
         if missing := [name for name in re.findall(r"(?:^|\| )(curl|ffmpeg)\b", command) if not shutil.which(name)]:
