@@ -238,13 +238,15 @@ def test_odd_paintings_can_be_learned(make_config: MakeConfig, tmp_path: Path, k
 
 def test_the_style_weight_is_found_for_two_paintings(make_config: MakeConfig, shared_data: Path) -> None:
     """The structure kept ends within 20 % of what was chosen, whatever the painting. Needs a real loss network: the
-    tiny one sees too little of a photograph to keep any of it."""
+    tiny one sees too little of a photograph to keep any of it. Without the steadiness term: at its weight it decides
+    alone what so few steps learn."""
     found = []
     for name in ("mosaic-metzinger", "udnie"):
         config = make_config(
             name, style_image=shared_data / "styles" / f"{name}.jpg", photos=shared_data / "photos" / "validation",
             loss_weights=shared_data / "loss_network" / "vgg19_slim16x.safetensors",
             steps=140, crop_size=96, style_size=192, structure=0.6, learning_rate=2e-3, precision="auto",
+            motion_weight=0.0,
         )  # fmt: skip
         reports = run_losses(config)
         assert reports[-1].losses["structure"] == pytest.approx(0.6, rel=0.2)
