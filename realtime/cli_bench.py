@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -43,8 +44,11 @@ def bench(
     from .engine import parse_precision
     from .errors import SinkError
 
-    if plot is not None and plot.exists() and not overwrite:
-        raise SinkError(f"{plot} must not exist yet: choose another name or pass --overwrite")
+    if plot is not None:
+        if plot.exists() and not overwrite:
+            raise SinkError(f"{plot} must not exist yet: choose another name or pass --overwrite")
+        if find_spec("matplotlib") is None:  # said before the minutes of measuring, not after
+            raise SinkError("matplotlib must be installed for a plot: pip install 'impasto[train]'")
     options = BenchOptions(
         sizes=[_size(text) for text in size],
         devices=device or (),
@@ -143,12 +147,10 @@ def _print(results: "list[Measurement]", whole: "list[EndToEnd]") -> None:
 
 
 def _plot(results: "list[Measurement]", whole: "list[EndToEnd]", target: Path, machine: str) -> None:
+    from matplotlib.figure import Figure
+
     from .errors import SinkError
 
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as exc:
-        raise SinkError("matplotlib must be installed for a plot: pip install 'impasto[train]'") from exc
     figure = Figure(figsize=(11, 1.4 + 0.32 * (len(results) + len(whole))), layout="constrained")
     axes = figure.add_subplot()
     alone = {_label(result): result.fps for result in results}

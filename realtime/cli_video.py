@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -123,7 +122,7 @@ def video(
     ] = False,
 ) -> None:  # fmt: skip
     """Repaint videos in the manner of a painting. Sound, timing and colour tags stay as they are."""
-    from .options import VideoOptions, parse_time
+    from .options import VideoOptions, parse_fps, parse_time
 
     options = VideoOptions(
         style=style, tier=tier, strength=strength, style_scale=style_scale, regions=tuple(region or ()),
@@ -266,14 +265,6 @@ def print_table(outcomes: list[Outcome]) -> None:
         last = o.note if o.state in ("failed", "skipped") else o.target
         table.add_row(Path(o.source).name, o.state, str(o.frames or ""), f"{o.fps:.1f}" if o.fps else "", last)
     Console().print(table)
-
-
-def parse_fps(text: str) -> Fraction:
-    """Frames per second of "24", "23.976" or "30000/1001"."""
-    try:
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"fps must be a number like 24 or 30000/1001, got {text!r}") from None
 
 
 def _choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:

@@ -239,7 +239,7 @@ class Backend:
 
     def version(self) -> str:
         """Version of the library, without loading it; `EngineError` where it is not installed."""
-        text: str = self._module.version()
+        text: str = self._module.version(self.device)
         return text
 
     def __str__(self) -> str:
@@ -347,6 +347,15 @@ def _versions(artifact: Artifact, backend: Backend, wanted: PrecisionChoice) -> 
     return [quantized] if wanted == "int8" else [artifact, quantized]
 
 
+def has_int8(artifact: Artifact) -> bool:
+    """Whether a style has an int8 version that `auto` may choose."""
+    path = quantized_path(artifact.path)
+    try:
+        return not artifact.is_built and path.is_file() and bool(_int8_version(artifact, path))
+    except ArtifactError:
+        return False
+
+
 def _int8_version(artifact: Artifact, path: Path) -> Artifact:
     quantized = load_artifact(path)
     if quantized.metadata.precision != "int8" or quantized.metadata.training != artifact.metadata.training:
@@ -429,7 +438,7 @@ def _fp16_graph_candidate() -> Candidate:
         finally:
             engine.close()
 
-    return Candidate(f"onnxruntime {version()} cpu, fp16 graph", "fp16", opened)
+    return Candidate(f"onnxruntime {version('cpu')} cpu, fp16 graph", "fp16", opened)
 
 
 def _proof_candidate(backend: Backend, precision: Precision) -> Candidate:

@@ -49,14 +49,15 @@ def precisions(device: Device, index: int = 0) -> tuple[Precision, ...]:
     return ("fp16", "fp32") if device in ("cuda", "tensorrt", "directml") else ("fp32",)
 
 
-def version() -> str:
-    """Version of the installed package."""
+def version(device: Device) -> str:
+    """Version of the installed package; where there is none, the error names the one that serves the device."""
+    _check_system(device)
     for name in _DISTRIBUTIONS:
         try:
             return package_version(name)
         except PackageNotFoundError:
             continue
-    raise missing("onnxruntime", "ONNX Runtime", _MEND["cpu"])
+    raise missing("onnxruntime", "ONNX Runtime", _MEND[device])
 
 
 class OnnxRuntimeRunner:
@@ -142,9 +143,13 @@ class Bound:
                 self._binding.bind_output(output.name, self._memory, self._index)
 
 
-def _library(device: Device) -> Any:
+def _check_system(device: Device) -> None:
     if device in _SYSTEMS and sys.platform != _SYSTEMS[device][0]:
         raise EngineError(f"{device} exists on {_SYSTEMS[device][1]} only")
+
+
+def _library(device: Device) -> Any:
+    _check_system(device)
     try:
         import onnxruntime
     except ImportError as exc:

@@ -75,7 +75,7 @@ def machine(index: int = 0) -> Machine:
     """What an engine that is built here belongs to."""
     driver = _driver(index)
     dotted = ".".join(map(str, driver.cuda_version))
-    return Machine(version(), driver.cards[index].name, nvidia.driver_version() or f"cuda{dotted}")
+    return Machine(version("tensorrt"), driver.cards[index].name, nvidia.driver_version() or f"cuda{dotted}")
 
 
 def precisions(device: Device, index: int = 0) -> tuple[Precision, ...]:
@@ -85,8 +85,8 @@ def precisions(device: Device, index: int = 0) -> tuple[Precision, ...]:
     return ("fp16", "fp32")
 
 
-def version() -> str:
-    """Version of the installed package."""
+def version(device: Device) -> str:
+    """Version of the installed package, for whichever device."""
     try:
         return package_version("tensorrt")
     except PackageNotFoundError:

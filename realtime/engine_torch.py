@@ -42,8 +42,8 @@ def precisions(device: Device, index: int = 0) -> tuple[Precision, ...]:
     return ("fp16", "fp32")
 
 
-def version() -> str:
-    """Version of the installed package."""
+def version(device: Device) -> str:
+    """Version of the installed package, for whichever device."""
     try:
         return package_version("torch")
     except PackageNotFoundError:

@@ -119,3 +119,15 @@ def parse_time(text: str) -> Fraction:
     for part in parts:
         seconds = seconds * 60 + Fraction(part)
     return seconds
+
+
+def parse_fps(text: str) -> Fraction:
+    """Frames per second of "24", "23.976" or "30000/1001".
+
+    >>> parse_fps("30000/1001")
+    Fraction(30000, 1001)
+    """
+    parts = text.split("/")
+    if len(parts) > 2 or not all(re.fullmatch(NUMBER, part) for part in parts) or not Fraction(parts[-1]):
+        raise ValueError(f"fps must be a number like 24 or 30000/1001, got {text[:50]!r}")
+    return Fraction(parts[0]) / (Fraction(parts[1]) if len(parts) == 2 else 1)

@@ -24,7 +24,7 @@ import av
 from ..export.artifact import Artifact, load_artifact
 from .codecs import check_container
 from .copy_streams import SideChannel, Span, StreamCopier
-from .engine import Engine, EngineInfo, Library, load_engine
+from .engine import Engine, EngineInfo, Library, has_int8, load_engine
 from .engine_carried import EVERY, RUN_UP, SAMPLES, load_carried_engine
 from .errors import ArtifactError, SinkError, SourceError
 from .frame import Frame, StreamInfo
@@ -127,6 +127,7 @@ class Engines:
         self._options = options
         self._engines: dict[str, Engine] = {}
         self._fit: _Fit | None = None
+        self._is_pinned = False
 
     @property
     def name(self) -> str:
@@ -170,7 +171,14 @@ class Engines:
         if not self._engines and self._options.device == "auto" and self._options.library is None:
             library, precision = cast(Library, engine["name"]), engine["precision"]
             if self._options.precision in ("auto", precision):
+                self._is_pinned = self._options.precision == "auto"
                 self._options = replace(self._options, library=library, precision=precision)
+
+    def _options_of(self, artifact: Artifact) -> VideoOptions:
+        # A film may mix styles with and without an int8 version; the earlier run took the float one of the latter.
+        if self._is_pinned and self._options.precision == "int8" and not has_int8(artifact):
+            return replace(self._options, precision="auto")
+        return self._options
 
     def __enter__(self) -> Self:
         return self
@@ -189,7 +197,7 @@ class Engines:
         fit = self._fit or _Fit(None, 1)
         for style, artifact in self.artifacts.items():
             if style not in self._engines:
-                self._engines[style] = _load_engine(artifact, self._options, fit)
+                self._engines[style] = _load_engine(artifact, self._options_of(artifact), fit)
         return self._engines
 
 

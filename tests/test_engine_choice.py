@@ -14,6 +14,8 @@ from impasto.export.artifact import Artifact
 from impasto.realtime import engine_onnxruntime, nvidia
 from impasto.realtime.engine import BACKENDS, Backend, EngineOptions, load_engine, run_once
 from impasto.realtime.errors import EngineError
+from impasto.realtime.options import VideoOptions
+from impasto.realtime.video import Engines
 
 
 def backend(library: str, device: str) -> Backend:
@@ -205,3 +207,10 @@ def test_bound_buffers_follow_the_size(small_artifact: Artifact) -> None:
         frames = rng.integers(0, 256, shape, dtype=np.uint8)
         (wanted,) = session.run(None, {"frame": frames})
         assert np.array_equal(bound.run({"frame": frames})["stylized"], wanted)
+
+
+def test_a_resumed_film_paints_styles_without_int8_as_before(identity_artifact: Artifact) -> None:
+    options = VideoOptions(style=str(identity_artifact.path))
+    with Engines(options) as engines:
+        engines.pin({"name": "onnxruntime", "precision": "int8"})  # what a shipped style of the same film took
+        assert (engines.info.name, engines.info.precision) == ("onnxruntime", "fp32")

@@ -15,13 +15,12 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from impasto.export.artifact import Artifact
-from impasto.realtime.cli_video import parse_fps
 from impasto.realtime.errors import ArtifactError, ImpastoError
 from impasto.realtime.frame import Frame, StreamInfo
 from impasto.realtime.frame_rate import at_frame_rate, part
 from impasto.realtime.live_settings import LiveSettings
 from impasto.realtime.look import Cue, Look, load_timeline, parse_blend
-from impasto.realtime.options import VideoOptions, parse_time
+from impasto.realtime.options import VideoOptions, parse_fps, parse_time
 from impasto.realtime.size import MAX_SIDE, MIN_SIDE, parse_size
 from impasto.realtime.stylizer import pad, padded_size, submit_picture
 from impasto.realtime.tiles import tile_for
