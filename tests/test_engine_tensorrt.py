@@ -175,7 +175,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTensorRt:
     library.cuda = FakeCuda()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tensorrt", library)  # type: ignore[arg-type]
     monkeypatch.setattr(engine_tensorrt, "_libraries", lambda: (library, library.cuda))  # type: ignore[attr-defined]
-    monkeypatch.setattr(engine_tensorrt, "version", lambda: HERE.tensorrt)
+    monkeypatch.setattr(engine_tensorrt, "version", lambda device: HERE.tensorrt)
     card = nvidia.Card(HERE.card, (9, 0))
     monkeypatch.setattr(nvidia, "driver", lambda: nvidia.Driver((12, 4), (card,)))
     monkeypatch.setattr(nvidia, "driver_version", lambda: HERE.driver)
