@@ -56,6 +56,13 @@ def test_total_variation_is_the_mean_squared_step_of_neighbours() -> None:
     assert losses.total_variation_loss(torch.from_numpy(picture)).item() == pytest.approx(expected, RTOL)
 
 
+def test_out_of_range_is_what_clipping_cuts_off() -> None:
+    picture = np.random.default_rng(2).uniform(-100, 355, (2, 3, 8, 6)).astype(np.float32)
+    expected = (((picture - picture.clip(0, 255)) / 255) ** 2).mean()
+    assert losses.out_of_range_loss(torch.from_numpy(picture)).item() == pytest.approx(expected, RTOL)
+    assert losses.out_of_range_loss(torch.from_numpy(picture.clip(0, 255))).item() == 0
+
+
 @pytest.mark.parametrize("loss", [losses.content_loss, losses.style_loss])
 def test_a_target_without_energy_gives_a_finite_loss(loss) -> None:
     assert torch.isfinite(loss(torch.ones(1, 4, 4), torch.zeros(1, 4, 4)))

@@ -81,7 +81,7 @@ def test_the_loss_falls(make_config: MakeConfig) -> None:
     reports = run_losses(make_config(steps=30, style_weight=5.0))
     assert reports[-1].losses["total"] < 0.7 * reports[0].losses["total"]
     assert [report.step for report in reports] == list(range(1, 31))
-    assert set(reports[-1].losses) == {"content", "style", "tv", "motion", "structure", "total"}
+    assert set(reports[-1].losses) == {"content", "style", "tv", "range", "motion", "structure", "total"}
 
 
 def test_a_network_overfits_one_picture(make_config: MakeConfig, tmp_path: Path) -> None:

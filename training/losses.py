@@ -58,3 +58,9 @@ def total_variation_loss(picture: Tensor) -> Tensor:
     vertical = (scaled[:, :, 1:] - scaled[:, :, :-1]).square().mean()
     horizontal = (scaled[:, :, :, 1:] - scaled[:, :, :, :-1]).square().mean()
     return vertical + horizontal
+
+
+def out_of_range_loss(picture: Tensor) -> Tensor:
+    """Mean squared distance to [0, 255], picture (N, 3, H, W), taken as [0, 1]: what clipping would cut off."""
+    scaled = picture.float() / 255
+    return (scaled - scaled.clamp(0, 1)).square().mean()

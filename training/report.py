@@ -12,7 +12,7 @@ from .data import Picture, read_picture, resize_short_side, to_picture, to_tenso
 from .errors import TrainingError
 from .train import Progress
 
-CURVES = ("total", "content", "style", "tv", "motion", "keyframes", "videos", "structure")
+CURVES = ("total", "content", "style", "tv", "range", "motion", "keyframes", "videos", "structure")
 _COLUMNS = ("step", *CURVES, "style_weight", "pictures_per_second")
 _SAMPLE_SIDE = 320  # pixels, short side of a sample picture
 

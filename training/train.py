@@ -1,6 +1,6 @@
 """Learn one style: a transformation network trained with perceptual losses (Johnson et al. 2016).
 
-total = content_weight · content + style_weight · style + tv_weight · tv + motion_weight · motion
+total = content_weight · content + style_weight · style + tv_weight · tv + 10 · range + motion_weight · motion
 
 with the losses of `losses.py` and the steadiness term of `motion.py`; with clips, video_weight · videos (`clips.py`)
 joins in for the last part. Each loss is relative to its target's energy,
@@ -32,7 +32,7 @@ from .errors import TrainingError
 from .gatys_config import Statistics
 from .keyframes import KeyframePairs, keyframe_loss
 from .loss_network import CONTENT_LAYER, STYLE_LAYERS, LossNetwork, LossNetworkName, load_loss_network
-from .losses import content_loss, total_variation_loss
+from .losses import content_loss, out_of_range_loss, total_variation_loss
 from .motion import Motion, MotionRange, disturb, motion_loss, random_motion
 from .networks import NetworkConfig, Tier, build_network
 from .quality import structure_kept_of_batch
@@ -46,6 +46,9 @@ _STATE_FILE = "state.pt"
 _MEMORY_FORMAT = torch.channels_last  # a quarter faster than NCHW for the whole step, on CPUs and on tensor cores
 VIDEO_STAGE = 0.6
 """Share of the steps after which clips join in: the style is there by then, and learns to hold still."""
+_RANGE_WEIGHT = 10.0
+"""Holds the answer in 0…255. Without it the deeper network of the quality tier found that values far outside please the
+loss network, and strong edges came out as streaks of pure cyan and orange."""
 _MIN_STYLE_SIDE = 64  # pixels; a smaller painting has no texture at relu5_1, one sixteenth of the size
 
 
@@ -138,7 +141,7 @@ class Progress:
     """Steps done."""
     steps: int
     losses: Mapping[str, float]
-    """`content`, `style`, `tv`, `motion`, `videos` unweighted, `total` weighted: means since the last report."""
+    """`content`, `style`, `tv`, `range`, `motion`, `videos` unweighted, `total` weighted; means since the last one."""
     style_weight: float
     pictures_per_second: float
     seconds_left: float
@@ -338,6 +341,7 @@ def _step(
         "content": config.content_weight,
         "style": style_weight,
         "tv": config.tv_weight,
+        "range": _RANGE_WEIGHT,
         "motion": config.motion_weight,
         "keyframes": config.keyframe_weight,
         "videos": config.video_weight,
@@ -400,14 +404,16 @@ def _terms(photos: Tensor, painted: Tensor, inputs: _Inputs, targets: _Targets, 
     sizes = [len(photos), len(inputs.disturbed), len(inputs.frames)]
     stylized, disturbed, frames, clip_frames = torch.split(painted, [*sizes, len(painted) - sum(sizes)])
     lower_precision = torch.autocast(photos.device.type, dtype=torch.bfloat16, enabled=autocast)
+    visible = stylized.clamp(0, 255)  # judged as it is shown; what lies outside is drawn back by `range` alone
     with lower_precision:
-        features = targets.loss_network(stylized, {*STYLE_LAYERS, CONTENT_LAYER})
+        features = targets.loss_network(visible, {*STYLE_LAYERS, CONTENT_LAYER})
         with torch.no_grad():
             wanted = targets.loss_network(photos, {CONTENT_LAYER})
     terms = {
         "content": content_loss(features[CONTENT_LAYER], wanted[CONTENT_LAYER]),
         "style": torch.stack([target.loss(features[name], None) for name, target in targets.style.items()]).sum(),
         "tv": total_variation_loss(stylized),
+        "range": out_of_range_loss(stylized),
     }
     if inputs.motion is not None:
         terms["motion"] = motion_loss(stylized[: len(disturbed)], disturbed, inputs.motion)
