@@ -1,22 +1,17 @@
-"""Checkpoints of networks for any painting: safetensors as those of single styles, with a header that cannot be taken
-for one of theirs."""
+"""Checkpoints of networks for any painting."""
 
-import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .adain_networks import AdainKind, CompactConfig, CompactNetworks
 from .adain_reference import ReferenceConfig, ReferenceNetworks
+from .checkpoint_file import has_header, not_a_checkpoint, read_checkpoint, write_checkpoint
 from .errors import TrainingError
 
-FORMAT_VERSION = 1
-_HEADER = "impasto-adain"
+_KEY = "impasto-adain"
 
 
 @dataclass(frozen=True)
@@ -49,22 +44,9 @@ class AdainCheckpoint:
 
 
 def save_adain_checkpoint(path: Path, checkpoint: AdainCheckpoint) -> None:
-    """Write under a temporary name, then rename: a reader never sees half a checkpoint."""
-    header = {
-        "format_version": FORMAT_VERSION,
-        "kind": checkpoint.kind,
-        "network": checkpoint.network,
-        "metadata": checkpoint.metadata,
-    }
-    part = path.with_name(f".{path.name}.part")
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.state_dict.items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, metadata={_HEADER: json.dumps(header)})
-        os.replace(part, path)
-    except (OSError, SafetensorError) as exc:
-        part.unlink(missing_ok=True)
-        raise TrainingError(f"cannot write checkpoint {path}: {exc}") from exc
+    """Write it, whole or not at all."""
+    header = {"kind": checkpoint.kind, "network": checkpoint.network, "metadata": checkpoint.metadata}
+    write_checkpoint(path, _KEY, header, checkpoint.state_dict)
 
 
 def load_adain_checkpoint(path: Path) -> AdainCheckpoint:
@@ -73,30 +55,16 @@ def load_adain_checkpoint(path: Path) -> AdainCheckpoint:
     Raises:
         TrainingError: the file is missing, damaged, or none for any painting.
     """
-    if not path.is_file():
-        raise TrainingError(f"checkpoint not found: {path}")
+    header, weights = read_checkpoint(path, _KEY)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as exc:
-        raise TrainingError(f"not a checkpoint: {path}: {exc}") from exc
-    try:
-        header = json.loads(metadata[_HEADER])
-        version, kind = header["format_version"], header["kind"]
-        if version != FORMAT_VERSION:
-            raise TrainingError(f"checkpoint format must be {FORMAT_VERSION}, got {version}: {path}")
+        kind = header["kind"]
         if kind not in get_args(AdainKind):
             raise ValueError(f"kind must be one of {', '.join(get_args(AdainKind))}, got {kind!r}")
-        return AdainCheckpoint(kind, dict(header["network"]), tensors, dict(header["metadata"]))
+        return AdainCheckpoint(kind, dict(header["network"]), weights, dict(header["metadata"]))
     except (KeyError, TypeError, ValueError) as exc:
-        raise TrainingError(f"not a checkpoint of `impasto train-adain`: {path}: {exc}") from exc
+        raise not_a_checkpoint(path, _KEY, exc) from exc
 
 
 def is_adain_checkpoint(path: Path) -> bool:
     """Whether a file is one of these, as opposed to a single style's."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return _HEADER in (file.metadata() or {})
-    except (SafetensorError, OSError):
-        return False
+    return has_header(path, _KEY)

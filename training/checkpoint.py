@@ -1,19 +1,16 @@
-"""Checkpoints: weights and what they are, as safetensors, which cannot carry code."""
+"""Checkpoints of single styles."""
 
-import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from .checkpoint_file import not_a_checkpoint, read_checkpoint, write_checkpoint
 from .errors import TrainingError
 from .networks import NetworkConfig, TransformationNetwork, build_network
 
-FORMAT_VERSION = 1
+_KEY = "impasto"
 
 
 @dataclass(frozen=True)
@@ -41,21 +38,9 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write under a temporary name, then rename: a reader never sees half a checkpoint."""
-    header = {
-        "format_version": FORMAT_VERSION,
-        "network": checkpoint.config.to_dict(),
-        "metadata": checkpoint.metadata,
-    }
-    part = path.with_name(f".{path.name}.part")
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in checkpoint.state_dict.items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, metadata={"impasto": json.dumps(header)})
-        os.replace(part, path)
-    except (OSError, SafetensorError) as exc:
-        part.unlink(missing_ok=True)
-        raise TrainingError(f"cannot write checkpoint {path}: {exc}") from exc
+    """Write it, whole or not at all."""
+    header = {"network": checkpoint.config.to_dict(), "metadata": checkpoint.metadata}
+    write_checkpoint(path, _KEY, header, checkpoint.state_dict)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -64,19 +49,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         TrainingError: the file is missing, damaged, or not one of ours.
     """
-    if not path.is_file():
-        raise TrainingError(f"checkpoint not found: {path}")
+    header, weights = read_checkpoint(path, _KEY)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as exc:
-        raise TrainingError(f"not a checkpoint: {path}: {exc}") from exc
-    try:
-        header = json.loads(metadata["impasto"])
-        version = header["format_version"]
-        if version != FORMAT_VERSION:
-            raise TrainingError(f"checkpoint format must be {FORMAT_VERSION}, got {version}: {path}")
-        return Checkpoint(NetworkConfig(**header["network"]), tensors, header["metadata"])
+        return Checkpoint(NetworkConfig(**header["network"]), weights, header["metadata"])
     except (KeyError, TypeError, ValueError) as exc:
-        raise TrainingError(f"not a checkpoint of impasto: {path}: {exc}") from exc
+        raise not_a_checkpoint(path, _KEY, exc) from exc
