@@ -36,13 +36,13 @@ from .losses import content_loss, out_of_range_loss, total_variation_loss
 from .motion import Motion, MotionRange, disturb, motion_loss, random_motion
 from .networks import NetworkConfig, Tier, build_network
 from .quality import structure_kept_of_batch
+from .state import check_no_run, load_state, save_state
 from .style_targets import LayerTarget, layer_target
 
 log = logging.getLogger(__name__)
 
 Precision = Literal["auto", "fp32", "bf16"]
 
-_STATE_FILE = "state.pt"
 _MEMORY_FORMAT = torch.channels_last  # a quarter faster than NCHW for the whole step, on CPUs and on tensor cores
 VIDEO_STAGE = 0.6
 """Share of the steps after which clips join in: the style is there by then, and learns to hold still."""
@@ -229,8 +229,8 @@ def train(
         run = _start(config, device)
         if resume:
             _load_state(run, config)
-        elif rank == 0 and (config.output / _STATE_FILE).exists():
-            raise TrainingError(f"{config.output} already holds a training run; give --resume or another folder")
+        elif rank == 0:
+            check_no_run(config.output)
         network = run.network if world == 1 else DistributedDataParallel(run.network)
         meter = Meter(config.steps, run.step, config.batch_size)
         for batch in photos.batches(run.step):
@@ -493,33 +493,20 @@ def _save(run: _Run, config: TrainConfig, losses: Mapping[str, float]) -> None:
     save_checkpoint(
         config.output / "checkpoint.safetensors", Checkpoint(NetworkConfig.for_tier(config.tier), weights, metadata)
     )
-    state = {
-        "settings": _settings(config),
-        "network": weights,
-        "optimizer": run.optimizer.state_dict(),
-        "style_weight": run.balance.weight,
-        "step": run.step,
-    }
-    part = config.output / f".{_STATE_FILE}.part"
-    torch.save(state, part)
-    os.replace(part, config.output / _STATE_FILE)
+    save_state(
+        config.output,
+        _settings(config),
+        {
+            "network": weights,
+            "optimizer": run.optimizer.state_dict(),
+            "style_weight": run.balance.weight,
+            "step": run.step,
+        },
+    )
 
 
 def _load_state(run: _Run, config: TrainConfig) -> None:
-    path = config.output / _STATE_FILE
-    if not path.is_file():
-        raise TrainingError(f"nothing to resume: {path} not found")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        settings = state["settings"]
-    except Exception as exc:  # torch has many errors for a damaged file
-        raise TrainingError(f"cannot resume from {path}: {exc}") from exc
-    wanted = _settings(config)
-    if different := [name for name in wanted if settings.get(name) != wanted[name]]:
-        name = different[0]
-        raise TrainingError(
-            f"{name} must be as in the run to resume ({settings.get(name)!r}), got {wanted[name]!r}: {path}"
-        )
+    state = load_state(config.output, _settings(config))
     run.network.load_state_dict(state["network"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.balance.weight = float(state["style_weight"])

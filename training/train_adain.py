@@ -2,7 +2,6 @@
 `adain_objectives`, how it is set up in `adain_config`."""
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from .data import PhotoCrops, find_pictures
 from .device import bf16_is_faster, torch_device
 from .errors import TrainingError
 from .loss_network import CONTENT_LAYER, STYLE_LAYERS, load_loss_network
+from .state import check_no_run, load_state, save_state
 from .train import (
     Meter,
     Progress,
@@ -28,7 +28,6 @@ from .train import (
     process_group,
 )
 
-_STATE_FILE = "state.pt"
 _MEMORY_FORMAT = torch.channels_last
 _WARM_START_PHOTOS = 16
 _LARGEST_GRADIENT = 5.0
@@ -75,8 +74,8 @@ def train_adain(
         run = _start(config, photos, device)
         if resume:
             _load_state(run, config)
-        elif rank == 0 and (config.output / _STATE_FILE).exists():
-            raise TrainingError(f"{config.output} already holds a training run; give --resume or another folder")
+        elif rank == 0:
+            check_no_run(config.output)
         model = run.objective.model if world == 1 else DistributedDataParallel(run.objective.model)
         meter = Meter(config.steps, run.step, config.batch_size)
         for photo_batch, painting_batch in zip(photos.batches(run.step), paintings.batches(run.step), strict=False):
@@ -193,33 +192,20 @@ def _save(run: _Run, config: AdainTrainConfig, losses: Mapping[str, float]) -> N
         config.output / "checkpoint.safetensors",
         AdainCheckpoint(config.kind, settings["network"], run.objective.networks.state_dict(), metadata),
     )
-    state = {
-        "settings": settings,
-        "model": run.objective.model.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "style_weight": run.objective.style_weight,
-        "step": run.step,
-    }
-    part = config.output / f".{_STATE_FILE}.part"
-    torch.save(state, part)
-    os.replace(part, config.output / _STATE_FILE)
+    save_state(
+        config.output,
+        settings,
+        {
+            "model": run.objective.model.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "style_weight": run.objective.style_weight,
+            "step": run.step,
+        },
+    )
 
 
 def _load_state(run: _Run, config: AdainTrainConfig) -> None:
-    path = config.output / _STATE_FILE
-    if not path.is_file():
-        raise TrainingError(f"nothing to resume: {path} not found")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        settings = state["settings"]
-    except Exception as exc:  # torch has many errors for a damaged file
-        raise TrainingError(f"cannot resume from {path}: {exc}") from exc
-    wanted = _settings(config, run.objective)
-    if different := [name for name in wanted if settings.get(name) != wanted[name]]:
-        name = different[0]
-        raise TrainingError(
-            f"{name} must be as in the run to resume ({settings.get(name)!r}), got {wanted[name]!r}: {path}"
-        )
+    state = load_state(config.output, _settings(config, run.objective))
     run.objective.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.objective.style_weight = float(state["style_weight"])

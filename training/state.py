@@ -1,0 +1,49 @@
+"""`state.pt`: what a training needs beside its checkpoint to go on as if it had not been stopped."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import TrainingError
+
+_FILE = "state.pt"
+
+
+def check_no_run(folder: Path) -> None:
+    """Refuse a folder that another training would be lost from."""
+    if (folder / _FILE).exists():
+        raise TrainingError(f"{folder} already holds a training run; give --resume or another folder")
+
+
+def save_state(folder: Path, settings: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Write `state`, tensors and plain values, whole or not at all; `settings` are what makes two runs the same run."""
+    part = folder / f".{_FILE}.part"
+    try:
+        torch.save({"settings": settings, **state}, part)
+        os.replace(part, folder / _FILE)
+    except (OSError, RuntimeError) as exc:  # torch's own for a full disk
+        part.unlink(missing_ok=True)
+        raise TrainingError(f"cannot write {folder / _FILE}: {exc}") from exc
+
+
+def load_state(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The state that a run of the same settings left, on the CPU.
+
+    Raises:
+        TrainingError: there is none, it is damaged, or another run's.
+    """
+    path = folder / _FILE
+    if not path.is_file():
+        raise TrainingError(f"nothing to resume: {path} not found")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        saved = state["settings"]
+    except Exception as exc:  # torch has many errors for a damaged file
+        raise TrainingError(f"cannot resume from {path}: {exc}") from exc
+    for name, wanted in settings.items():
+        if saved.get(name) != wanted:
+            raise TrainingError(f"{name} must be as in the run to resume ({saved.get(name)!r}), got {wanted!r}: {path}")
+    return state
