@@ -262,8 +262,8 @@ def _read_pyav(container: object, request: CaptureRequest, driver: str | None) -
         for packet in container.demux(stream):
             if packet.pts is None and not packet.size:
                 continue
-            if paced is not None and packet.pts is not None and packet.time_base is not None:
-                paced.wait_for(packet.pts * packet.time_base)
+            if paced is not None and packet.pts is not None and packet.time_base:
+                paced.wait_for(packet.pts * Fraction(packet.time_base))
             arrived_ns = time.monotonic_ns()
             captured_ns = _driver_time(packet.pts, packet.time_base, arrived_ns) if driver == "v4l2" else arrived_ns
             if context.name in INTRA_ONLY:
@@ -276,7 +276,7 @@ def _read_pyav(container: object, request: CaptureRequest, driver: str | None) -
 
 def _driver_time(pts: int | None, time_base: Fraction | None, arrived_ns: int) -> int:
     """When the driver says the picture was taken, if its clock is the monotonic one; else when it arrived."""
-    if pts is None or time_base is None:
+    if pts is None or not time_base:
         return arrived_ns
     taken_ns = int(pts * time_base * 1_000_000_000)
     return taken_ns if 0 <= arrived_ns - taken_ns < 1_000_000_000 else arrived_ns

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 import av
 from av.container import InputContainer
@@ -44,6 +44,10 @@ MAX_BROKEN_READS = 64
 
 MAX_PIXELS = 16_384 * 16_384
 """A header that claims more is damaged or hostile: one such frame is 805 MB."""
+
+# Tags in another encoding than UTF-8 must not refuse the file. From version 19 on PyAV cares for them by itself, and its
+# rational numbers are no `Fraction` any more.
+_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 LEAST_MISSING_SECONDS = Fraction(1, 2)
 """An input that ends this much before its announced end was cut off."""
@@ -176,9 +180,9 @@ class VideoFile:
 
     def _open_stream(self) -> None:
         self._stream = pick_video(self._container, self._name)
-        if self._stream.time_base is None:
+        if not self._stream.time_base:
             raise SourceError(f"{self._name} must have timestamps, got a stream without a time base")
-        self._time_base = self._stream.time_base
+        self._time_base = Fraction(self._stream.time_base)
         self._codec = self._stream.codec_context
         if self._decoder:
             self._codec = _named_decoder(self._decoder, self._stream)
@@ -218,7 +222,7 @@ class VideoFile:
         self._is_interlaced = interlaced
         if any(part.is_alpha for part in head.format.components) and self._container.format.name != "gif":
             logger.warning("the video has transparency, which is ignored")
-        aspect = stream.sample_aspect_ratio or Fraction(1)
+        aspect = Fraction(stream.sample_aspect_ratio or 1)
         height, width = head.height, head.width
         if self._orientation.transpose:
             aspect, height, width = 1 / aspect, width, height
@@ -231,7 +235,7 @@ class VideoFile:
         return StreamInfo(
             width=width,
             height=height,
-            frame_rate=stream.average_rate or stream.guessed_rate or Fraction(25),
+            frame_rate=Fraction(stream.average_rate or stream.guessed_rate or 25),
             num_frames=self._count_frames(),
             duration=self._duration(),
             rotation=self._orientation.rotation,
@@ -360,7 +364,7 @@ class VideoFile:
     def _ticks_of(self, raw: VideoFrame) -> int | None:
         if not self._decode_times:
             ticks = raw.pts if raw.pts is not None else raw.dts
-            if ticks is None or raw.time_base in (None, self._time_base):
+            if ticks is None or not raw.time_base or raw.time_base == self._time_base:
                 return ticks
             return round(ticks * raw.time_base / self._time_base)
         # The k-th frame shown has the k-th smallest time; entries of packets that gave no frame age out.
@@ -403,7 +407,7 @@ def reason_of(exc: BaseException) -> str:
 def _open(file: object, name: str) -> InputContainer:
     timeout = NETWORK_TIMEOUT_SECONDS if "://" in name else None
     try:
-        return av.open(file, mode="r", metadata_errors="replace", timeout=timeout)
+        return av.open(file, mode="r", timeout=timeout, **_METADATA)
     except FileNotFoundError as exc:
         raise SourceError(f"input must exist, got {name}") from exc
     except PermissionError as exc:

@@ -90,11 +90,11 @@ def read_film(path: Path) -> Film:
             head = next(container.decode(video), None)
         except av.FFmpegError as exc:
             raise SourceError(f"{path} cannot be decoded: {exc.strerror}") from exc
-        if head is None or video.time_base is None:
+        if head is None or not video.time_base:
             raise SourceError(f"{path} must hold at least one readable picture, got none")
         orientation, color = orientation_of(head), tags_of(head)
         upright = (head.width, head.height) if orientation.transpose else (head.height, head.width)
-        aspect = video.sample_aspect_ratio or Fraction(1)
+        aspect = Fraction(video.sample_aspect_ratio or 1)
     # From the start again: not every input can seek back.
     with open_input(path) as container:
         video = pick_video(container, str(path))
@@ -103,7 +103,7 @@ def read_film(path: Path) -> Film:
             path=path,
             times=times,
             durations=durations,
-            tick=video.time_base or Fraction(1, 1000),
+            tick=Fraction(video.time_base or Fraction(1, 1000)),
             height=upright[0],
             width=upright[1],
             rotation=orientation.rotation,
@@ -140,7 +140,7 @@ def _read_packets(container: InputContainer, video: VideoStream) -> tuple[list[F
             track.times.append((ticks or 0) * packet.time_base)
             track.digests.append(hashlib.md5(bytes(packet)).hexdigest())
     shown.sort()
-    tick = video.time_base or Fraction(1, 1000)
+    tick = Fraction(video.time_base or Fraction(1, 1000))
     return [t * tick for t, _ in shown], [d * tick for _, d in shown], list(tracks.values())
 
 

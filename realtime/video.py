@@ -434,7 +434,7 @@ def probe_video(source: str | Path, options: VideoOptions) -> Probe:
         height, width = (context.height, context.width) if context is not None else (0, 0)
         if options.size is not None and height and width:
             height, width = parse_size(options.size, height, width)
-        time_base = stream.time_base or DEFAULT_TIME_BASE
+        time_base = Fraction(stream.time_base or DEFAULT_TIME_BASE)
     return Probe(time_base if options.fps is None else 1 / options.fps, height, width)
 
 
