@@ -45,8 +45,8 @@ MAX_BROKEN_READS = 64
 MAX_PIXELS = 16_384 * 16_384
 """A header that claims more is damaged or hostile: one such frame is 805 MB."""
 
-# Tags in another encoding than UTF-8 must not refuse the file. From version 19 on PyAV cares for them by itself, and its
-# rational numbers are no `Fraction` any more.
+# Tags in another encoding than UTF-8 must not refuse the file; PyAV cares for them by itself from version 19 on (whose
+# rational numbers, too, are no `Fraction` any more).
 _METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 LEAST_MISSING_SECONDS = Fraction(1, 2)
@@ -407,7 +407,7 @@ def reason_of(exc: BaseException) -> str:
 def _open(file: object, name: str) -> InputContainer:
     timeout = NETWORK_TIMEOUT_SECONDS if "://" in name else None
     try:
-        return av.open(file, mode="r", timeout=timeout, **_METADATA)
+        return cast(InputContainer, av.open(file, mode="r", timeout=timeout, **_METADATA))
     except FileNotFoundError as exc:
         raise SourceError(f"input must exist, got {name}") from exc
     except PermissionError as exc:
