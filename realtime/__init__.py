@@ -27,7 +27,8 @@ from ..training.lazy import lazy_names
 
 if TYPE_CHECKING:
     from .codecs import Encoding
-    from .engine import Engine, EngineInfo, load_engine
+    from .engine import Engine, EngineInfo
+    from .engine_choice import load_engine
     from .errors import ArtifactError, EngineError, ImpastoError, SinkError, SourceError
     from .frame import ColorTags, Frame, Picture, StreamInfo
     from .look import Cue, Look, load_timeline

@@ -25,7 +25,7 @@ def _open_artifacts(text: str, device: str) -> Sequence[OpenedStyle]:
 
 def _open(path: Path, device: str) -> OpenedStyle:
     from ..export.artifact import load_artifact
-    from .engine import load_engine
+    from .engine_choice import load_engine
 
     artifact = load_artifact(path)
     engine = load_engine(artifact, device=device)
@@ -50,7 +50,7 @@ def _open_any(path: Path | None, device: str) -> OpenedStyle:
     import numpy as np
 
     from ..export.adain_to_onnx import encoder_path
-    from .engine import load_engine, run_once
+    from .engine_choice import load_engine, run_once
     from .paintings import AnyPainting, StyleBook, prepared
 
     networks = AnyPainting.installed() if path is None else AnyPainting.of(path, encoder_path(path))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _candidates() -> "Sequence[Candidate]":
-    from .engine import proof_candidates
+    from .engine_proof import proof_candidates
 
     return proof_candidates()
 

@@ -13,7 +13,7 @@ from .errors import ImpastoError
 
 if TYPE_CHECKING:
     from .options import VideoOptions
-    from .video import Engines
+    from .video_engines import Engines
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -68,7 +68,7 @@ def image(
 def _paint_all(sources: list[Path], output: Path | None, options: "VideoOptions", *, quiet: bool, as_json: bool) -> int:
     """Paint them one by one; the exit code is that of the first that failed."""
     from .picture_files import find_pictures, picture_targets
-    from .video import Engines
+    from .video_engines import Engines
 
     found = find_pictures(sources)
     many = len(found) > 1 or any(source.is_dir() for source in sources)

@@ -51,8 +51,8 @@ def stability(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
 ) -> None:
     """Measure flicker: the warping error between frames, near and far, beside that of the input itself."""
-    from .engine import load_engine
-    from .video import find_artifact
+    from .engine_choice import load_engine
+    from .video_engines import find_artifact
 
     if render is not None and len(clips) != 1:
         raise ValueError(f"render must be of one clip, got {len(clips)}")

@@ -157,7 +157,7 @@ def _paint(artifact: "Artifact", picture: "Picture") -> "Picture":
     from contextlib import closing
     from fractions import Fraction
 
-    from .engine import load_engine
+    from .engine_choice import load_engine
     from .frame import Frame
     from .stylizer import Stylizer
 

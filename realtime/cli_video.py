@@ -1,24 +1,15 @@
 """`stylize-video`: repaint videos. Imports what is heavy only once it runs."""
 
-import json
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_common import EXIT_INTERRUPTED, EXIT_SINK, Command, exit_code_of, fail, warnings_on_stderr
-from .errors import ImpastoError
+from .cli_common import Command, warnings_on_stderr
+from .cli_video_run import Run
 
 if TYPE_CHECKING:
-    from .cli_progress import Display
-    from .options import VideoOptions
-    from .video import Engines
+    pass
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -137,134 +128,11 @@ def video(
     inputs = _expand(sources)
     if len(inputs) > 1 and output is not None and not Path(output).is_dir():
         raise ValueError(f"output must be a folder that exists for {len(inputs)} inputs, got {output}")
-    run = _Run(options, output, preview=preview, quiet=quiet, as_json=as_json, cluster=cluster)
+    run = Run(options, output, preview=preview, quiet=quiet, as_json=as_json, cluster=cluster)
     with warnings_on_stderr(quiet=quiet):
         code = run.all(inputs)
     if code:
         raise typer.Exit(code)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one input ended."""
-
-    source: str
-    target: str
-    state: str
-    """done, skipped, stopped or failed."""
-    code: int = 0
-    frames: int = 0
-    seconds: float = 0.0
-    fps: float = 0.0
-    note: str = ""
-
-
-class _Run:
-    """All inputs of one call, one after the other, with the engines loaded once."""
-
-    def __init__(
-        self, options: "VideoOptions", output: str | None, *, preview: str | None, quiet: bool, as_json: bool,
-        cluster: str | None,
-    ) -> None:  # fmt: skip
-        self._options = options
-        self._output = output
-        self._preview = preview
-        self._quiet = quiet
-        self._as_json = as_json
-        self._cluster = cluster
-        self._made: set[Path] = set()
-
-    def all(self, inputs: list[str]) -> int:
-        """Paint them; the exit code is that of the first that did not end well."""
-        import cv2
-
-        from .cli_progress import progress_display
-        from .video import Engines
-
-        # Smoothing runs beside the engine: more threads of OpenCV's only wait for one another, and cost a twentieth.
-        cv2.setNumThreads(1)
-        outcomes: list[Outcome] = []
-        with Engines(self._options) as engines, progress_display(quiet=self._quiet, preview=self._preview) as display:
-            for source in inputs:
-                outcome = self._one(source, engines, display, alone=len(inputs) == 1)
-                outcomes.append(outcome)
-                display.close()
-                self._say(outcome)
-                if outcome.state == "stopped":
-                    break
-        if len(inputs) > 1 and not self._quiet and not self._as_json:
-            print_table(outcomes)
-        return next((outcome.code for outcome in outcomes if outcome.code), 0)
-
-    def _one(self, source: str, engines: "Engines", display: "Display", *, alone: bool) -> Outcome:
-        target = self._target(source, engines)
-        if target in self._made:
-            fail(f"{source}: another input has become {target} already; give them different names")
-            return Outcome(source, str(target), "failed", EXIT_SINK, note="same output as another input")
-        self._made.add(target)
-        if not alone and target.exists() and not self._options.overwrite:
-            return Outcome(source, str(target), "skipped", note="already there")
-        try:
-            return self._paint(source, target, engines, display)
-        except (ImpastoError, ValueError) as exc:
-            if alone:
-                raise
-            fail(f"{source}: {exc}")
-            return Outcome(source, str(target), "failed", exit_code_of(exc), note=str(exc))
-
-    def _paint(self, source: str, target: Path, engines: "Engines", display: "Display") -> Outcome:
-        from .video import open_job
-
-        if self._cluster is not None:
-            return self._paint_on_cluster(source, target, self._cluster, engines, display)
-        with open_job(source, target, self._options, engines, on_progress=display.update) as job:
-            display.start(source, job.info, job.engine_info, frames_before=job.frames_before)
-            with _stop_on_interrupt(job.stop):
-                report = job.run()
-            if not report.stopped:
-                return Outcome(source, str(target), "done", 0, report.frames_out, report.seconds, report.fps)
-            note = "the same command with --resume goes on from here" if job.is_resumable else "the output ends here"
-            return Outcome(
-                source, str(target), "stopped", EXIT_INTERRUPTED, report.frames_out, report.seconds, report.fps, note
-            )
-
-    def _paint_on_cluster(
-        self, source: str, target: Path, address: str, engines: "Engines", display: "Display"
-    ) -> Outcome:
-        from .cluster import stylize_on_cluster
-        from .video import open_frames
-
-        with open_frames(source, self._options, after=None) as (_, frames):
-            engines.fit(frames.info.height, frames.info.width)
-            display.start(source, frames.info, engines.info)
-        report = stylize_on_cluster(source, target, self._options, address=address, on_progress=display.update_count)
-        return Outcome(source, str(target), "done", 0, report.frames_out, report.seconds, report.fps)
-
-    def _target(self, source: str, engines: "Engines") -> Path:
-        from .video import default_output
-
-        if self._output is not None and Path(self._output).is_dir():
-            return default_output(source, engines.name, folder=Path(self._output))
-        return Path(self._output) if self._output is not None else default_output(source, engines.name)
-
-    def _say(self, outcome: Outcome) -> None:
-        if self._as_json:
-            print(json.dumps(vars(outcome)), file=sys.stderr if outcome.target == "-" else sys.stdout, flush=True)
-        elif not self._quiet and outcome.state != "failed":
-            # Standard output may carry the film itself.
-            print(_line(outcome), file=sys.stderr if outcome.target == "-" else sys.stdout, flush=True)
-
-
-def print_table(outcomes: list[Outcome]) -> None:
-    """What became of every input."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("input", "result", "frames", "frames/s", "output or reason")
-    for o in outcomes:
-        last = o.note if o.state in ("failed", "skipped") else o.target
-        table.add_row(Path(o.source).name, o.state, str(o.frames or ""), f"{o.fps:.1f}" if o.fps else "", last)
-    Console().print(table)
 
 
 def _choice(name: str, value: str, allowed: tuple[str, ...]) -> Any:
@@ -284,26 +152,3 @@ def _expand(sources: list[str]) -> list[str]:
         else:
             expanded.append(source)
     return expanded
-
-
-def _line(outcome: Outcome) -> str:
-    if outcome.state == "skipped":
-        return f"{outcome.source}: skipped, {outcome.target} is already there"
-    text = f"{outcome.target}: {outcome.frames} frames in {outcome.seconds:.1f} s, {outcome.fps:.1f} frames/s"
-    return f"{text}; stopped early, {outcome.note}" if outcome.state == "stopped" else text
-
-
-@contextmanager
-def _stop_on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C ends the job cleanly, the second at once."""
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nstopping after this frame; Ctrl-C again stops at once", file=sys.stderr)
-        stop()
-
-    before = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

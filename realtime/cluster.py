@@ -26,7 +26,9 @@ from .output_file import check_target
 from .pipeline import Pipeline, Report
 from .segments import Job, Segment, SegmentWriter, join, open_job_folder
 from .verify import read_film
-from .video import Engines, copier_for, identity_of, open_frames, probe_video, step_for
+from .video_engines import Engines
+from .video_frames import copier_for, open_frames, probe_video, step_for
+from .video_job import identity_of
 
 logger = logging.getLogger(__name__)
 

@@ -33,8 +33,8 @@ from .engine import (
     Runner,
     Tensors,
     check_batch,
-    load_engine,
 )
+from .engine_choice import load_engine
 from .errors import EngineError
 
 logger = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from .engine import (
     PendingPicture,
     PictureEngine,
     PrecisionChoice,
-    load_engine,
 )
+from .engine_choice import load_engine
 from .errors import EngineError, ImpastoError
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..export.artifact import Artifact
-from .engine import Engine, load_engine
+from .engine import Engine
 from .engine_carried import CarriedEngine, Normalization
+from .engine_choice import load_engine
 from .engine_statistics import open_statistics
 from .live_settings import Tier, config_folder
 

@@ -14,7 +14,8 @@ import numpy as np
 from ..assets import DEMO_CLIP, find_style, installed_styles, user_styles
 from ..export.arbitrary import Vector
 from ..export.artifact import Artifact, StyleOrigin, load_artifact
-from .engine import Engine, load_engine
+from .engine import Engine
+from .engine_choice import load_engine
 from .errors import ArtifactError, EngineError, ImpastoError
 from .frame import Picture
 from .live_painter import cover

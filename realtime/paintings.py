@@ -27,7 +27,8 @@ from ..assets import any_painting, find_style, installed_styles
 from ..export.arbitrary import Vector, bake
 from ..export.artifact import Artifact, StyleOrigin, load_artifact, parse_model, save_artifact
 from .cache import cache_folder
-from .engine import Engine, run_once
+from .engine import Engine
+from .engine_choice import run_once
 from .errors import ArtifactError
 from .frame import Picture
 from .look import Cue, Look, parse_blend

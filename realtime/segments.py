@@ -164,8 +164,23 @@ class SegmentWriter:
         self._open: _OpenSegment | None = None
         self._clock = FrameClock(job.time_base, info.frame_rate)
         self._closed = False
-        self.whole = True
-        """Set to False before leaving the block if the film did not end by itself."""
+        self._whole = True
+
+    @property
+    def missing(self) -> int:
+        """Frames until the segment under way is whole; 0 between two segments."""
+        under_way = self._open
+        return 0 if under_way is None else self._length - len(under_way.times)
+
+    def cut(self, *, keep: bool) -> None:
+        """Before leaving the block, say that the film did not end by itself: the segment under way is no whole one.
+
+        A resumed job paints it again. `keep` closes it nevertheless, for a film of what there is.
+        """
+        self._whole = False
+        if not keep and self._open is not None:
+            under_way, self._open = self._open, None
+            under_way.abandon(SinkError("the segment was cut short"))
 
     def write(self, frame: Frame) -> None:
         try:
@@ -193,7 +208,7 @@ class SegmentWriter:
             self._open.abandon(error)
             return
         try:
-            self._close_segment(whole=self.whole)
+            self._close_segment(whole=self._whole)
         except (av.FFmpegError, OSError) as exc:
             raise write_failure(self._job.target, exc) from exc
 

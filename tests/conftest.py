@@ -136,7 +136,7 @@ class PlainEngine:
 def plain_engine(monkeypatch: pytest.MonkeyPatch) -> PlainEngine:
     """No library behind the styles of `realtime.video`: quick, for suites about everything but engines."""
     engine = PlainEngine()
-    monkeypatch.setattr("impasto.realtime.video.load_engine", lambda artifact, **options: engine)
+    monkeypatch.setattr("impasto.realtime.video_engines.load_engine", lambda artifact, **options: engine)
     return engine
 
 

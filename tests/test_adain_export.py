@@ -25,7 +25,8 @@ from impasto.export.artifact import parse_model  # noqa: E402
 from impasto.export.errors import ArtifactError  # noqa: E402
 from impasto.export.parity import Candidate  # noqa: E402
 from impasto.export.statistics import freeze_statistics, layout_of  # noqa: E402
-from impasto.realtime.engine import load_engine, proof_candidates, run_once  # noqa: E402
+from impasto.realtime.engine_choice import load_engine, run_once  # noqa: E402
+from impasto.realtime.engine_proof import proof_candidates  # noqa: E402
 from impasto.training.adain_checkpoint import AdainCheckpoint, save_adain_checkpoint  # noqa: E402
 from impasto.training.adain_networks import CompactConfig, CompactNetworks  # noqa: E402
 from impasto.training.adain_reference import ReferenceNetworks  # noqa: E402

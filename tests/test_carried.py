@@ -18,7 +18,9 @@ from impasto.realtime.look import FilmStylizer, plain_look
 from impasto.realtime.options import VideoOptions
 from impasto.realtime.pipeline import Progress
 from impasto.realtime.source_file import VideoFile
-from impasto.realtime.video import Engines, open_job, stylize_video
+from impasto.realtime.video import stylize_video
+from impasto.realtime.video_engines import Engines
+from impasto.realtime.video_job import open_job
 
 LIBRARY = "onnxruntime"
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -132,11 +133,14 @@ def test_ctrl_c_keeps_what_is_painted_for_resume(
     interrupted = time.perf_counter()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=300)
-    assert time.perf_counter() - interrupted < 10  # 2 s on a free machine; painting to the end takes longer than this
+    seconds = time.perf_counter() - interrupted
+    waiting = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 1.0
+    assert seconds < 2 * max(1.0, waiting)  # where several processes wait for each core, everything takes as many times
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    assert "--resume" in out
-    assert os.listdir(tmp_path) == [".out.mp4.impasto"]
+    kept = re.search(r"--resume goes on after frame 120|the same command begins anew", out)
+    assert kept, out
+    assert os.listdir(tmp_path) == ([".out.mp4.impasto"] if "120" in kept[0] else [])
     done = stylize(*command[3:], "--resume")
     assert done.returncode == 0, done.stderr
     assert os.listdir(tmp_path) == ["out.mp4"]

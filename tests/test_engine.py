@@ -15,19 +15,10 @@ from impasto.assets import find_style
 from impasto.export import parity as parity_module
 from impasto.export.artifact import Artifact, load_artifact, parse_model
 from impasto.export.parity import PSNR_FLOOR_DB, Candidate, Painter, check_sizes, compare
-from impasto.realtime import engine as engine_module
-from impasto.realtime.engine import (
-    BACKENDS,
-    Backend,
-    Batch,
-    Engine,
-    EngineInfo,
-    EngineOptions,
-    Precision,
-    load_engine,
-    parse_device,
-    proof_candidates,
-)
+from impasto.realtime import engine_choice
+from impasto.realtime.engine import BACKENDS, Backend, Batch, Engine, EngineInfo, EngineOptions, Precision, parse_device
+from impasto.realtime.engine_choice import load_engine
+from impasto.realtime.engine_proof import proof_candidates
 from impasto.realtime.errors import ArtifactError, EngineError
 from impasto.realtime.frame import Frame
 from impasto.realtime.stylizer import Stylizer
@@ -458,10 +449,10 @@ class FakeBackend:
 @pytest.fixture
 def choose(monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact) -> Callable[..., tuple[Engine, list[str]]]:
     """Choose among fake back ends whose engines take the milliseconds of their names."""
-    monkeypatch.setattr(engine_module, "one_inference_ms", lambda engine: float(engine.info.name))
+    monkeypatch.setattr(engine_choice, "one_inference_ms", lambda engine: float(engine.info.name))
 
     def run(backends: list[FakeBackend], **options: object) -> tuple[Engine, list[str]]:
-        monkeypatch.setattr(engine_module, "BACKENDS", backends)
+        monkeypatch.setattr(engine_choice, "BACKENDS", backends)
         lines: list[str] = []
         return load_engine(small_artifact, on_choice=lines.append, **options), lines
 

@@ -12,10 +12,11 @@ from onnx import TensorProto, helper
 
 from impasto.export.artifact import Artifact
 from impasto.realtime import engine_onnxruntime, nvidia
-from impasto.realtime.engine import BACKENDS, Backend, EngineOptions, load_engine, run_once
+from impasto.realtime.engine import BACKENDS, Backend, EngineOptions
+from impasto.realtime.engine_choice import load_engine, run_once
 from impasto.realtime.errors import EngineError
 from impasto.realtime.options import VideoOptions
-from impasto.realtime.video import Engines
+from impasto.realtime.video_engines import Engines
 
 
 def backend(library: str, device: str) -> Backend:

@@ -10,6 +10,7 @@ from impasto.export.artifact import Artifact
 from impasto.realtime import engine as engine_module
 from impasto.realtime import engine_tensorrt
 from impasto.realtime.engine import Batch, EngineInfo, EngineOptions
+from impasto.realtime.engine_choice import load_engine
 from impasto.realtime.engine_takeover import TakeoverEngine
 from impasto.realtime.errors import EngineError
 
@@ -144,7 +145,7 @@ def test_tensorrt_that_is_not_built_yet_paints_at_once(
     really_open = engine_module.Backend.open
     monkeypatch.setattr(engine_module.Backend, "open", open_tensorrt)
     monkeypatch.setattr(engine_tensorrt, "precisions", lambda device, index: ("fp16", "fp32"))
-    engine = engine_module.load_engine(small_artifact, device="tensorrt", on_choice=lines.append)
+    engine = load_engine(small_artifact, device="tensorrt", on_choice=lines.append)
     assert isinstance(engine, TakeoverEngine)
     assert lines[0].startswith("until TensorRT's engine is built, ")
     frames = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
@@ -156,7 +157,7 @@ def test_tensorrt_that_is_not_built_yet_paints_at_once(
     engine.close()
 
     go.clear()
-    waiting = engine_module.load_engine(small_artifact, device="tensorrt")
+    waiting = load_engine(small_artifact, device="tensorrt")
     waiting.close()  # joins the build
 
 
@@ -166,4 +167,4 @@ def test_tensorrt_that_cannot_run_is_said_at_once(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(engine_tensorrt, "precisions", missing)
     with pytest.raises(EngineError, match="TensorRT must be installed"):
-        engine_module.load_engine(small_artifact, device="tensorrt")
+        load_engine(small_artifact, device="tensorrt")

@@ -23,7 +23,8 @@ from impasto.export.errors import ArtifactError
 from impasto.export.parity import compare
 from impasto.export.to_tensorrt import EngineFile, Machine, ShapeRange, cache_key, export_tensorrt, read_engine
 from impasto.realtime import engine_tensorrt, nvidia
-from impasto.realtime.engine import BACKENDS, EngineOptions, load_engine
+from impasto.realtime.engine import BACKENDS, EngineOptions
+from impasto.realtime.engine_choice import load_engine
 from impasto.realtime.engine_takeover import TakeoverEngine
 from impasto.realtime.errors import EngineError
 

@@ -22,7 +22,7 @@ from impasto.realtime.picture_files import (
     write_picture,
 )
 from impasto.realtime.tiles import TiledEngine, load_tiled_engine, tile_for
-from impasto.realtime.video import Engines
+from impasto.realtime.video_engines import Engines
 
 RUN = "from impasto.realtime.cli import main; main()"
 

@@ -19,7 +19,8 @@ from impasto.export.artifact import load_artifact, parse_model, save_artifact
 from impasto.realtime import paintings
 from impasto.realtime.cli_image import app as image_app
 from impasto.realtime.cli_styles import app as styles_app
-from impasto.realtime.engine import PictureEngine, load_engine
+from impasto.realtime.engine import PictureEngine
+from impasto.realtime.engine_choice import load_engine
 from impasto.realtime.errors import ArtifactError
 from impasto.realtime.known_styles import write_known_styles
 from impasto.realtime.look import Cue, FilmStylizer, Look

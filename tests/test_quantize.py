@@ -17,7 +17,8 @@ from impasto.export.errors import ArtifactError
 from impasto.export.parity import Candidate, Paint, Picture, compare
 from impasto.export.quantize import quantize
 from impasto.realtime import cluster
-from impasto.realtime.engine import load_engine, proof_candidates
+from impasto.realtime.engine_choice import load_engine
+from impasto.realtime.engine_proof import proof_candidates
 from impasto.realtime.errors import EngineError
 
 if not find_spec("nncf"):  # not imported here: quantising sets its environment first

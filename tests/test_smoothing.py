@@ -23,7 +23,9 @@ from impasto.realtime.pipeline import Progress
 from impasto.realtime.smoothing import Smoother
 from impasto.realtime.source_file import VideoFile
 from impasto.realtime.stylizer import Stylizer
-from impasto.realtime.video import Engines, open_job, stylize_video
+from impasto.realtime.video import stylize_video
+from impasto.realtime.video_engines import Engines
+from impasto.realtime.video_job import open_job
 
 
 def texture(seed: int, height: int = 180, width: int = 320) -> np.ndarray:

@@ -22,7 +22,8 @@ torch = pytest.importorskip("torch", reason="exporting needs impasto[train]")
 
 from impasto.export import to_onnx  # noqa: E402
 from impasto.export.to_onnx import build_graph, export_onnx, torch_reference  # noqa: E402
-from impasto.realtime.engine import load_engine, proof_candidates  # noqa: E402
+from impasto.realtime.engine_choice import load_engine  # noqa: E402
+from impasto.realtime.engine_proof import proof_candidates  # noqa: E402
 from impasto.training.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
 from impasto.training.networks import NetworkConfig, build_network, for_export  # noqa: E402
 

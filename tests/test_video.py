@@ -14,7 +14,9 @@ from impasto.realtime.errors import SinkError
 from impasto.realtime.options import VideoOptions
 from impasto.realtime.pipeline import Progress
 from impasto.realtime.source_file import VideoFile
-from impasto.realtime.video import Engines, default_output, open_job, stylize_video
+from impasto.realtime.video import stylize_video
+from impasto.realtime.video_engines import Engines
+from impasto.realtime.video_job import default_output, open_job
 
 MakeClip = Callable[..., Path]
 
@@ -87,9 +89,12 @@ def test_a_failing_callback_ends_the_job_and_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
-def test_stop_keeps_finished_segments_and_resume_goes_on(
-    make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("finish_seconds", "painted", "kept"), [(60.0, 40, 40), (0.0, 35, 30)])
+def test_a_stop_finishes_a_segment_that_is_soon_done_and_resume_goes_on(
+    make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    finish_seconds: float, painted: int, kept: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("impasto.realtime.video_job.FINISH_SECONDS", finish_seconds)
     clip = make_clip(times=[512 * n for n in range(100)], sound=True)
     options = VideoOptions(style=str(identity_artifact.path), segment_frames=10)
     stylize_video(clip, tmp_path / "straight.mp4", options=options)
@@ -99,12 +104,15 @@ def test_stop_keeps_finished_segments_and_resume_goes_on(
             job.stop()
 
     with Engines(options) as engines, open_job(clip, tmp_path / "out.mp4", options, engines, on_progress=stop) as job:
-        assert job.run().stopped
+        report = job.run()
+        assert report.stopped
+        # Not a frame more than it takes, however many are decoded and painted already.
+        assert (report.frames_out, job.frames_kept) == (painted, kept)
     assert not (tmp_path / "out.mp4").exists()
     with pytest.raises(SinkError, match="--resume"):
         stylize_video(clip, tmp_path / "out.mp4", options=options)
     report = stylize_video(clip, tmp_path / "out.mp4", options=options, resume=True)
-    assert 100 - 35 <= report.frames_out <= 100 - 30
+    assert report.frames_out == 100 - kept
     assert packets(tmp_path / "out.mp4", "video") == packets(tmp_path / "straight.mp4", "video")
     assert packets(tmp_path / "out.mp4", "audio") == packets(clip, "audio")
     assert sorted(os.listdir(tmp_path)) == ["out.mp4", "straight.mp4"]

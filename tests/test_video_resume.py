@@ -125,7 +125,7 @@ def test_resuming_takes_the_engine_of_before(
         asked.append(options)
         return plain_engine
 
-    monkeypatch.setattr("impasto.realtime.video.load_engine", load)
+    monkeypatch.setattr("impasto.realtime.video_engines.load_engine", load)
     stylize_video(clip, stopped, style=identity_artifact.path, segment_frames=20, resume=True)
     assert (asked[0]["library"], asked[0]["precision"]) == ("plain", "fp32")
 

@@ -13,8 +13,8 @@ import av
 import numpy as np
 
 from impasto.export.artifact import load_artifact
-from impasto.realtime.engine import load_engine
 from impasto.realtime.engine_carried import load_carried_engine
+from impasto.realtime.engine_choice import load_engine
 from impasto.realtime.frame import Frame
 from impasto.realtime.stylizer import Stylizer
 

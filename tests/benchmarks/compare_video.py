@@ -201,7 +201,7 @@ def onnxruntime(clip: Path, options: argparse.Namespace) -> str:
     from fractions import Fraction
 
     from impasto.assets import find_style
-    from impasto.realtime.engine import load_engine
+    from impasto.realtime.engine_choice import load_engine
     from impasto.realtime.frame import Frame
     from impasto.realtime.stylizer import Stylizer
 

@@ -16,10 +16,11 @@ import time
 from collections import deque
 from pathlib import Path
 
-from impasto.realtime import video
+from impasto.realtime import video_engines
 from impasto.realtime.options import VideoOptions
 from impasto.realtime.sink_file import VideoFileWriter
 from impasto.realtime.source_file import VideoFile
+from impasto.realtime.video_job import open_job
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--style", required=True)
     parser.add_argument("--size")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--in-flight", type=int, nargs="+", default=[video.IN_FLIGHT])
+    parser.add_argument("--in-flight", type=int, nargs="+", default=[video_engines.IN_FLIGHT])
     parser.add_argument("--frames", type=int, default=100)
     parser.add_argument("--preset")
     parser.add_argument("--threads", type=int, default=0, help="of the engine; 0 for its own choice, all cores")
@@ -37,16 +38,16 @@ def main() -> None:
     encode_fps = encode_alone(frames, info, given.preset)
     print(f"{given.clip.name} {info.width}x{info.height}: decode alone {decode_fps:.1f}, encode alone {encode_fps:.1f}")
     for in_flight in given.in_flight:
-        video.IN_FLIGHT = in_flight
+        video_engines.IN_FLIGHT = in_flight
         options = VideoOptions(style=given.style, size=given.size, precision=given.precision, overwrite=True,
                                preset=given.preset, end=frames[-1].pts, resume=False,
                                threads=given.threads)  # fmt: skip
-        with video.Engines(options) as engines, tempfile.TemporaryDirectory() as folder:
+        with video_engines.Engines(options) as engines, tempfile.TemporaryDirectory() as folder:
             stylizer = engines.stylizer(options, info)
             began = time.process_time()
             engine_fps = engine_alone(stylizer, frames)
             engine_cpu = time.process_time() - began
-            with video.open_job(given.clip, Path(folder) / "out.mp4", options, engines) as job:
+            with open_job(given.clip, Path(folder) / "out.mp4", options, engines) as job:
                 began = time.process_time()
                 report = job.run()
                 whole_cpu = time.process_time() - began

@@ -17,8 +17,8 @@ from statistics import fmean
 
 from impasto.assets import installed_styles
 from impasto.export.artifact import load_artifact
-from impasto.realtime.engine import load_engine
 from impasto.realtime.engine_carried import CarriedEngine, load_carried_engine
+from impasto.realtime.engine_choice import load_engine
 from impasto.realtime.frame import Frame, Picture
 from impasto.realtime.smoothing import Smoother
 from impasto.realtime.source_file import VideoFile

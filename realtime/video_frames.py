@@ -1,0 +1,125 @@
+"""An input as the options want it: its frames, its other streams, and a stylizer that may begin anywhere in it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+from .copy_streams import SideChannel, Span, StreamCopier
+from .engine_carried import EVERY, RUN_UP, SAMPLES
+from .frame import Frame, StreamInfo
+from .frame_rate import at_frame_rate, later, part
+from .look import AtSegments, FilmStylizer, run_up_of
+from .options import VideoOptions
+from .sink_file import DEFAULT_TIME_BASE
+from .size import parse_size
+from .source import Source
+from .source_file import VideoFile, open_input, pick_video
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What is known of a result before anything is decoded."""
+
+    time_base: Fraction
+    height: int
+    width: int
+
+
+def probe_video(source: str | Path, options: VideoOptions) -> Probe:
+    """Look at an input's header. Height and width may be swapped, the turn of a phone stands in the first picture."""
+    with open_input(source) as container:
+        stream = pick_video(container, str(source))
+        context = stream.codec_context
+        height, width = (context.height, context.width) if context is not None else (0, 0)
+        if options.size is not None and height and width:
+            height, width = parse_size(options.size, height, width)
+        time_base = Fraction(stream.time_base or DEFAULT_TIME_BASE)
+    return Probe(time_base if options.fps is None else 1 / options.fps, height, width)
+
+
+@contextmanager
+def open_frames(
+    source: str | Path, options: VideoOptions, *, after: Fraction | None
+) -> Iterator[tuple[VideoFile, Source]]:
+    """The file, and its frames as the options want them, later than `after` of the output."""
+    shift = options.start or Fraction(0)
+    # A frame rate of one's own needs the frame before as well, however long ago that was.
+    skip = None if after is None or options.fps is not None else after + shift
+    if skip is None and options.start is not None and options.fps is None:
+        skip = options.start - Fraction(1, 10**6)
+    with VideoFile(
+        source, size=options.size, after=skip, deinterlace=options.deinterlace, hdr=options.hdr,
+        decoder=options.decoder, keep_others=options.audio and str(source) == "-",
+    ) as video:  # fmt: skip
+        frames: Source = video
+        rate = options.fps
+        if rate is None and options.is_y4m:
+            rate = video.info.frame_rate  # y4m knows no times, only a rate
+        if rate is not None:
+            frames = at_frame_rate(frames, rate)
+        if options.start is not None or options.end is not None:
+            frames = part(frames, options.start, options.end)
+        if after is not None:
+            frames = later(frames, after)
+        yield video, frames
+
+
+def step_for(
+    stylizer: FilmStylizer, source: str | Path, options: VideoOptions, info: StreamInfo, earlier: Sequence[Fraction]
+) -> "FilmStylizer | AtSegments":
+    """The stylizer, made independent of where the film was cut or resumed if it remembers frames.
+
+    `earlier` are the times of all frames before the first one to come.
+    """
+    freeze(stylizer, source, options)
+    run_up = run_up_of(options.smooth, info.height * info.width)
+    needed = max(run_up, RUN_UP if options.normalization == "carried" else 0)
+    if not needed:
+        return stylizer
+    # From a frame on that is measured in any case.
+    first = max(0, len(earlier) - needed) // EVERY * EVERY
+    stylizer.number = first
+    with ExitStack() as stack:
+        before: Iterable[Frame] = ()
+        if earlier:
+            after = earlier[first - 1] if first else None
+            _, frames = stack.enter_context(open_frames(source, options, after=after))
+            before = islice(frames, len(earlier) - first)
+        return AtSegments(stylizer, every=options.segment_length, run_up=run_up, before=before)
+
+
+def freeze(stylizer: FilmStylizer, source: str | Path, options: VideoOptions) -> None:
+    """Where frozen statistics are wanted, take those of frames from all over the film.
+
+    Of an input that cannot be read twice they are the first frame's, without help from here; where times cannot be
+    reached at once, the first frame's of the part that is painted.
+    """
+    if options.normalization != "frozen" or str(source) == "-":
+        return
+    first = options.start or Fraction(0)
+    with VideoFile(source) as video:
+        end = options.end or video.info.duration
+        count = SAMPLES if video.seeks and end is not None and end > first else 1
+    times = [first + (end - first) * number / count for number in range(count)] if end else [first]
+    pictures = []
+    for seconds in times:
+        after = seconds - Fraction(1, 10**6)
+        with VideoFile(
+            source, size=options.size, after=after, deinterlace=options.deinterlace, hdr=options.hdr,
+            decoder=options.decoder,
+        ) as video:  # fmt: skip
+            pictures += [frame.data for frame in islice(video, 1)]
+    if pictures:
+        stylizer.freeze(pictures)
+
+
+def copier_for(source: str | Path, video: VideoFile, options: VideoOptions) -> StreamCopier | None:
+    if not options.audio:
+        return None
+    span = Span(options.start, options.end)
+    if str(source) == "-":
+        return StreamCopier(video.container, span=span, packets=SideChannel(video.others))
+    return StreamCopier(open_input(source), span=span)
