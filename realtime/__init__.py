@@ -98,7 +98,7 @@ if not TYPE_CHECKING:  # with a `__getattr__`, checkers would let any name pass
             "VideoFile": ".source_file",
             "VideoFileWriter": ".sink_file",
             "VideoOptions": ".options",
-            "load_engine": ".engine",
+            "load_engine": ".engine_choice",
             "load_timeline": ".look",
             "stylize_video": ".video",
             "stylized_frames": ".video",
