@@ -1,26 +1,20 @@
 """`impasto train`: learn a style. Imports torch only once a command runs."""
 
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from .cli_common import needs_train_extra, parse_style_weight, run_training, some_pictures
 from .gatys_config import Statistics
-from .interrupt import stop_on_interrupt
 
 if TYPE_CHECKING:
-    from .train import Progress, TrainConfig
+    from .train import TrainConfig
 
 train_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-EXIT_INTERRUPTED = 130
 _NUM_SAMPLES = 4
-_LINE_EVERY_SECONDS = 10.0
-STOPPING = "stopping after this step; Ctrl-C again stops at once"
 
 
 @train_app.command()
@@ -75,12 +69,8 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
 ) -> None:  # fmt: skip
     """Learn a painting's style from a folder of photographs. Start it with torchrun to use several processes."""
-    try:
+    with needs_train_extra("training"):
         from .train import StyleInfo, TrainConfig
-    except ModuleNotFoundError as exc:
-        from .errors import TrainingError
-
-        raise TrainingError(f"training needs {exc.name}: pip install 'impasto[train]'") from exc
     style_name = name or style_image.stem
     chosen = {
         "steps": steps, "batch_size": batch_size, "crop_size": crop_size, "learning_rate": learning_rate,
@@ -94,80 +84,23 @@ def train(
         style_image, photos, output or Path("runs") / f"{style_name}.{tier}", style_name, tier,
         style=StyleInfo(title, artist, year, licence),
         loss_network=loss_network, loss_weights=loss_weights, precision=precision, device=device,
-        style_weight=_style_weight(style_weight), keyframes=keyframes, videos=videos,
+        style_weight=parse_style_weight(style_weight), keyframes=keyframes, videos=videos,
         **{key: value for key, value in chosen.items() if value is not None},  # type: ignore[arg-type]
     )  # fmt: skip
     _run(config, samples=samples, resume=resume, tensorboard=tensorboard, quiet=quiet)
 
 
-def _style_weight(text: str) -> float | None:
-    if text == "auto":
-        return None
-    try:
-        return float(text)
-    except ValueError as exc:
-        raise ValueError(f"--style-weight must be a number or auto, got {text!r}") from exc
-
-
 def _run(config: "TrainConfig", *, samples: Path | None, resume: bool, tensorboard: bool, quiet: bool) -> None:
-    from .data import find_pictures
     from .report import RunReport
-    from .train import train as train_style
+    from .train import train as learn
 
-    shown = find_pictures(samples or config.photos)
-    shown = shown[:: max(1, len(shown) // _NUM_SAMPLES)][:_NUM_SAMPLES]
+    shown = some_pictures(samples or config.photos, _NUM_SAMPLES)
     report = RunReport(config.output, style_image=config.style_image, photographs=shown, tensorboard=tensorboard)
-    with (
-        stop_on_interrupt(STOPPING) as stop,
-        show_progress(config.name, config.steps, quiet=quiet) as show,
-    ):
-
-        def on_step(progress: "Progress") -> None:
-            report(progress)
-            show(progress)
-
-        checkpoint = train_style(config, resume=resume, callback=on_step, sample=report.sample, should_stop=stop.is_set)
-    if stop.is_set():
-        print(f"stopped; the same command with --resume goes on from {checkpoint}", file=sys.stderr)
-        raise typer.Exit(EXIT_INTERRUPTED)
-    if not quiet:
-        print(f"{checkpoint}: done; next: impasto export {checkpoint} -o {config.name}.{config.tier}.onnx")
-
-
-@contextmanager
-def show_progress(name: str, steps: int, *, quiet: bool) -> Iterator[Callable[["Progress"], None]]:
-    """A bar on a terminal, a line now and then elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True, quiet=quiet, highlight=False)
-    if not console.is_terminal:
-        last_line = [0.0]
-
-        def print_line(progress: "Progress") -> None:
-            if time.monotonic() - last_line[0] >= _LINE_EVERY_SECONDS or progress.step == progress.steps:
-                last_line[0] = time.monotonic()
-                console.print(
-                    f"step {progress.step}/{progress.steps}, {_losses(progress)}, "
-                    f"{progress.pictures_per_second:.1f} pictures/s, {progress.seconds_left:.0f} s left"
-                )
-
-        yield print_line
-        return
-    with Bar(
-        TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"),
-        TimeRemainingColumn(), console=console,
-    ) as bar:  # fmt: skip
-        task = bar.add_task("", total=steps, text="")
-        yield lambda progress: bar.update(
-            task,
-            completed=progress.step,
-            text=f"{_losses(progress)}, {progress.pictures_per_second:.1f} pictures/s",
-        )
-
-
-def _losses(progress: "Progress") -> str:
-    shown = "  ".join(f"{name} {value:.3g}" for name, value in progress.losses.items())
-    skipped = f"  ({progress.bad_files} bad files skipped)" if progress.bad_files else ""
-    return f"{shown}  style weight {progress.style_weight:.3g}{skipped}"
+    run_training(
+        partial(learn, config, resume=resume, sample=report.sample),
+        report,
+        name=config.name,
+        steps=config.steps,
+        next_command=lambda checkpoint: f"impasto export {checkpoint} -o {config.name}.{config.tier}.onnx",
+        quiet=quiet,
+    )

@@ -1,16 +1,15 @@
 """`impasto train-adain`: learn to paint like any painting. Imports torch only once the command runs."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .cli import EXIT_INTERRUPTED, STOPPING, show_progress
-from .interrupt import stop_on_interrupt
+from .cli_common import needs_train_extra, parse_style_weight, run_training, some_pictures
 
 if TYPE_CHECKING:
     from .adain_config import AdainTrainConfig
-    from .train import Progress
 
 train_adain_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -65,18 +64,14 @@ def train_adain(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
 ) -> None:  # fmt: skip
     """Learn to paint like any painting, from folders of photographs and paintings; torchrun uses several processes."""
-    try:
+    with needs_train_extra("training"):
         from .adain_config import AdainTrainConfig
-    except ModuleNotFoundError as exc:
-        from .errors import TrainingError
-
-        raise TrainingError(f"training needs {exc.name}: pip install 'impasto[train]'") from exc
     chosen = {
         "steps": steps, "batch_size": batch_size, "crop_size": crop_size, "zoom": zoom, "learning_rate": learning_rate,
         "content_weight": content_weight, "structure": structure, "tv_weight": tv_weight,
         "motion_weight": motion_weight, "identity_weight": identity_weight, "seed": seed,
         "checkpoint_every": checkpoint_every, "sample_every": sample_every, "warm_start": warm_start,
-        "style_weight": _number(style_weight),
+        "style_weight": parse_style_weight(style_weight),
     }  # fmt: skip
     config = AdainTrainConfig.of(
         kind, photos, paintings, output or Path("runs") / f"{name}.{kind}", name=name,
@@ -84,15 +79,6 @@ def train_adain(
         **{key: value for key, value in chosen.items() if value is not None},
     )  # fmt: skip
     _run(config, samples=samples, sample_paintings=sample_paintings, resume=resume, quiet=quiet)
-
-
-def _number(text: str) -> float | None:
-    if text == "auto":
-        return None
-    try:
-        return float(text)
-    except ValueError as exc:
-        raise ValueError(f"--style-weight must be a number or auto, got {text!r}") from exc
 
 
 def _run(
@@ -103,26 +89,15 @@ def _run(
 
     report = AdainReport(
         config.output,
-        photographs=_some(samples or config.photos),
-        paintings=_some(sample_paintings or config.paintings),
+        photographs=some_pictures(samples or config.photos, _NUM_SAMPLES),
+        paintings=some_pictures(sample_paintings or config.paintings, _NUM_SAMPLES),
         style_side=config.style_size,
     )
-    with stop_on_interrupt(STOPPING) as stop, show_progress(config.name, config.steps, quiet=quiet) as show:
-
-        def on_step(progress: "Progress") -> None:
-            report(progress)
-            show(progress)
-
-        checkpoint = learn(config, resume=resume, callback=on_step, sample=report.sample, should_stop=stop.is_set)
-    if stop.is_set():
-        print(f"stopped; the same command with --resume goes on from {checkpoint}")
-        raise typer.Exit(EXIT_INTERRUPTED)
-    if not quiet:
-        print(f"{checkpoint}: done; next: impasto export onnx {checkpoint} -o {config.name}.fast.onnx")
-
-
-def _some(folder: Path) -> list[Path]:
-    from .data import find_pictures
-
-    found = find_pictures(folder)
-    return found[:: max(1, len(found) // _NUM_SAMPLES)][:_NUM_SAMPLES]
+    run_training(
+        partial(learn, config, resume=resume, sample=report.sample),
+        report,
+        name=config.name,
+        steps=config.steps,
+        next_command=lambda checkpoint: f"impasto export onnx {checkpoint} -o {config.name}.stylizer.onnx",
+        quiet=quiet,
+    )
