@@ -114,7 +114,7 @@ class LiveSession:
         self._arrivals: LatestSlot[Look] = LatestSlot()
         self._looks: OrderedDict[tuple[str, str], Look] = OrderedDict()
         self._warm_sizes: set[tuple[tuple[str, str], Size]] = set()
-        self._retired: list[tuple[float, Engine]] = []
+        self._retired: list[Engine] = []
         self._outputs: tuple[Outlet, ...] = ()
         self._painter = Painter(size=size, settings=settings, vector_of=vector_of)
         self._painter.work_size = work_size(size, short_side)
@@ -154,9 +154,8 @@ class LiveSession:
             output.close()
         for thread in self._threads:
             thread.join(JOIN_SECONDS)
-        self._close_retired(float("inf"))
-        for look in self._looks.values():
-            look.engine.close()
+        for engine in (*self._retired, *(look.engine for look in self._looks.values())):
+            engine.close()
 
     # What a person does
 
@@ -294,18 +293,18 @@ class LiveSession:
     def _load_loop(self) -> None:
         while not self._stop.is_set():
             wanted = self._loads.take(0.25)
-            self._close_retired(time.monotonic())
+            self._close_retired()
             if wanted is None:
                 continue
             self._loading = wanted[0]
             first = self._painter.look is None
             try:
-                look = self._warm_look(*wanted)
                 if not first:  # the one before paints on, so there is time
                     self._warm_rungs(wanted[0])
-                self._arrivals.put(look)
+                self._arrivals.put(self._warm_look(*wanted))
             except ImpastoError as exc:
-                self._style_failed(wanted[0], exc)
+                if not self._stop.is_set():
+                    self._style_failed(wanted[0], exc)
             except Exception as exc:  # what a broken artifact makes an engine raise is anybody's guess
                 logger.exception("style %s did not load", wanted[0])
                 self._style_failed(wanted[0], EngineError(f"{type(exc).__name__}: {exc}"))
@@ -314,11 +313,17 @@ class LiveSession:
                 self._warm_rungs(wanted[0])
 
     def _warm_look(self, style: str, tier: Tier) -> Look:
+        look = self._opened(style, tier)
+        self._warm(look, self._painter.work_size)
+        return look
+
+    def _opened(self, style: str, tier: Tier) -> Look:
         look = self._looks.get((style, tier))
         if look is None:
             look = Look(style, tier, SharedEngine(self._open_style(style, tier)))
             self._looks[look.key] = look
-        self._warm(look, self._painter.work_size)
+        if self._stop.is_set():
+            raise EngineError("the run has ended")
         self._looks.move_to_end(look.key)
         while len(self._looks) > MOST_LOOKS:
             self._forget_oldest()
@@ -327,22 +332,26 @@ class LiveSession:
     def _forget_oldest(self) -> None:
         key, oldest = self._looks.popitem(last=False)
         self._warm_sizes = {entry for entry in self._warm_sizes if entry[0] != key}
-        # A fade may still paint with it.
-        self._retired.append((time.monotonic() + self._settings.crossfade_seconds + 5.0, oldest.engine))
+        self._retired.append(oldest.engine)
 
-    def _close_retired(self, now: float) -> None:
-        for when, engine in [entry for entry in self._retired if entry[0] <= now]:
+    def _close_retired(self) -> None:
+        """An engine holds tens of megabytes and threads: it goes as soon as no fade paints with it any more."""
+        used = self._painter.engines
+        for engine in [engine for engine in self._retired if engine not in used]:
             engine.close()
-            self._retired.remove((when, engine))
+            self._retired.remove(engine)
 
     def _warm_rungs(self, style: str) -> None:
-        """Every size and tier the governor may choose is run once, so that a step costs nothing."""
+        """Every size and tier the governor may choose is run once, so that a step costs nothing.
+
+        The smallest first: an engine that keeps a graph for one size only should end with a likely one.
+        """
         governor = self._governor
-        for rung in governor.rungs if governor is not None else ():
+        for rung in reversed(governor.rungs) if governor is not None else ():
             if self._stop.is_set():
                 return
             try:
-                look = self._warm_look(style, _tier(rung))
+                look = self._opened(style, _tier(rung))
             except ImpastoError as exc:
                 self._on_event(f"{style} has no {rung.tier} tier here: {exc}")
                 continue

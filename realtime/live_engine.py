@@ -23,9 +23,8 @@ LIVE_EVERY = 24
 """Frames from one measurement of a live picture's statistics to the next: each delays its frame by up to a half."""
 LIVE_SETTLE_FRAMES = 48
 """A camera needs a second or two to find its exposure, before statistics can be frozen."""
-CLOSE_SECONDS = 15.0
-"""How long the end waits for a style still being loaded: a process that ends while an inference library works in a
-thread is aborted by it. A load takes a second or two, so that this is only reached by a driver that hangs."""
+CLOSE_SECONDS = 2.0
+"""How long the end waits for a style still being loaded; what takes longer is left behind."""
 LIBRARIES = ("openvino", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "tensorrt", "torch")
 
 

@@ -119,6 +119,12 @@ class Painter:
         """The look that paints, or fades in."""
         return self._look
 
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """Those that paint: one, in a fade two."""
+        stylizers = (self._stylizer, None if (leaving := self._leaving) is None else leaving[0])
+        return tuple(stylizer.engine for stylizer in stylizers if stylizer is not None)
+
     def show(self, look: Look) -> None:
         """Paint with `look` from now on, fading over from what painted until now."""
         seconds = self.settings.crossfade_seconds

@@ -12,7 +12,7 @@ from pathlib import Path
 import av
 import pytest
 
-from impasto.realtime.cli_webcam import parse_budget, parse_size
+from impasto.realtime.live_options import parse_budget, parse_size
 
 COMMAND = [sys.executable, "-c", "from impasto.realtime.cli import stylize_webcam; stylize_webcam()"]
 SOURCE = "lavfi:testsrc2=size=160x96:rate=30"
