@@ -157,3 +157,25 @@ def test_sizes_and_budgets() -> None:
     assert parse_size("720p") == (720, 1280)
     assert parse_size("640x360") == (360, 640)
     assert (parse_budget("80ms"), parse_budget("0.1s"), parse_budget("50"), parse_budget("off")) == (80, 100, 50, None)
+
+
+NEVER_LOADS = """
+import time
+import impasto.realtime.live_engine as live_engine
+live_engine.load_engine = lambda *arguments, **more: time.sleep(600)
+from impasto.realtime.cli import stylize_webcam
+stylize_webcam()
+"""
+
+
+def test_a_style_that_never_loads_does_not_keep_the_program(environment: dict[str, str]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", NEVER_LOADS, SOURCE, "--style", "small", "--port", "0"],
+        env=environment, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert any("painting small" in line for line in process.stderr)
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    assert process.wait(30) == 130
+    assert time.monotonic() - started < 12.0  # 3 s for the session's threads, 2 s for the style, and a busy machine
+    assert "Traceback" not in process.stderr.read()

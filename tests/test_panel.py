@@ -23,7 +23,8 @@ from impasto.realtime.live_controls import LiveControls  # noqa: E402
 from impasto.realtime.live_output import LiveOutput  # noqa: E402
 from impasto.realtime.live_settings import LiveSettings  # noqa: E402
 from impasto.realtime.live_styles import StyleShelf  # noqa: E402
-from impasto.realtime.panel import MOST_CONNECTIONS, Panel  # noqa: E402
+from impasto.realtime.panel import Panel  # noqa: E402
+from impasto.realtime.panel_connections import MOST_CONNECTIONS  # noqa: E402
 from impasto.realtime.panel_guard import (  # noqa: E402
     Asked,
     PanelGuard,
@@ -314,7 +315,7 @@ def test_pictures_become_styles(run: SimpleNamespace, tmp_path: Path, monkeypatc
         assert answer.status == 400, answer.json
         assert "must be a picture of at most 67 megapixels" in answer.json["error"]
     assert fetch(run, "POST", "/api/paintings", data={"file": picture}).status == 415
-    monkeypatch.setattr("impasto.realtime.panel.MOST_PAINTING_BYTES", 1000)
+    monkeypatch.setattr("impasto.realtime.panel_api.MOST_PAINTING_BYTES", 1000)
     assert fetch(run, "POST", "/api/paintings", data=b"x" * 2000, **send).status == 413
     assert fetch(run, "POST", "/api/paintings", data=picture, **only_look).status == 403
     assert fetch(run, "POST", "/api/settings", json={"mix_with": "blocks", "mix": 0.3}).status == 200
@@ -323,7 +324,7 @@ def test_pictures_become_styles(run: SimpleNamespace, tmp_path: Path, monkeypatc
 
 
 def test_an_upload_that_is_too_large_is_cut_off(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("impasto.realtime.panel.MOST_UPLOAD_BYTES", 1 << 20)
+    monkeypatch.setattr("impasto.realtime.panel_api.MOST_UPLOAD_BYTES", 1 << 20)
 
     async def endless():
         for _ in range(64):
@@ -409,12 +410,12 @@ def test_a_thousand_connections(run: SimpleNamespace) -> None:
         connection.connect_ex(("127.0.0.1", run.panel.port))
         flood.append(connection)
     time.sleep(0.5)
-    assert run.panel._connections <= MOST_CONNECTIONS
+    assert run.panel.connections.open <= MOST_CONNECTIONS
     painted = run.session.status.painted
     time.sleep(0.2)
     for connection in flood:
         connection.close()
-    wait_until(lambda: run.panel._connections < 10)
+    wait_until(lambda: run.panel.connections.open < 10)
     assert fetch(run, "GET", "/api/state").status == 200
     assert run.session.status.painted >= painted
 

@@ -3,9 +3,9 @@
     python tests/benchmarks/live_soak.py --minutes 30
     python tests/benchmarks/live_soak.py --minutes 4 --churn switches --pace 4      # which of them makes it grow?
 
-Prints memory, threads and open files of the program as it goes, and at the end a table: each figure at the start
-(the first tenth of the run is not counted: caches fill), at the end, the growth and what it may be. Ends with 1 if
-anything grew too much.
+Ten times in the run everything rests for a moment, in the same state every time; there memory, threads and open
+files of the program are read. At the end comes a table: each figure at the first rest, at the last, the growth and
+what it may be. Ends with 1 if anything grew too much.
 """
 
 import argparse
@@ -13,13 +13,13 @@ import http.client
 import json
 import os
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,8 +30,11 @@ STYLES = ["mosaic", "starry-night", "great-wave", "udnie", "woodcut", "the-screa
 SECONDS_BETWEEN = {"switches": 4.0, "reconnects": 20.0, "viewers": 3.0}
 LIMITS = {"memory_mb": 20.0, "threads": 1.0, "files": 2.0, "children": 0.0}
 """The most that may be more at the end; a viewer that has just left may still hold a file and a thread."""
-AVERAGED_ROWS = 5
-"""Memory goes up and down with every network that comes and goes: a median of rows at either end is compared."""
+RESTS = 10
+"""Of which the first is where the growth is counted from: by then every cache is full."""
+REST_SECONDS = 4.0
+KEPT_WARM = 4
+"""Networks that the program keeps: to compare like with like, the last ones before a rest are always the same."""
 UNITS = {"memory_mb": "memory, MB", "threads": "threads", "files": "open files", "children": "child processes"}
 
 
@@ -67,8 +70,13 @@ class Run:
 
     def wait_painted(self) -> None:
         """The first time on a machine the libraries are compared, which is no part of a soak."""
-        while json.loads(self.ask("/api/state"))["counts"]["painted"] == 0:
-            time.sleep(0.5)
+        self.wait([], lambda state: state["counts"]["painted"] > 0)
+
+    def wait(self, viewers: list[Any], done: Callable[[dict[str, Any]], bool]) -> None:
+        while not done(json.loads(self.ask("/api/state"))):
+            for _ in range(20):
+                time.sleep(0.02)
+                read_some(viewers)
 
     def set(self, changes: dict[str, Any]) -> None:
         self.ask("/api/settings", json.dumps(changes).encode())
@@ -110,18 +118,25 @@ def parse() -> argparse.Namespace:
 
 
 def soak(arguments: argparse.Namespace, run: Run) -> list[dict[str, float]]:
-    """Figures of the program at even distances, while things happen to it."""
-    rng, program = random.Random(0), psutil.Process(run.program.pid)
-    seconds = 60 * arguments.minutes
-    between = {name: SECONDS_BETWEEN[name] / arguments.pace for name in arguments.churn} | {"row": seconds / 60}
-    due = dict(between)
+    """Figures of the program in the rests between times in which things happen to it."""
     viewers = [urllib.request.urlopen(run.urls["players"], timeout=5)]  # somebody always looks
     run.wait_painted()
-    started, now = time.monotonic(), 0.0
-    rows: list[dict[str, float]] = []
-    while now < seconds:
+    rng, rows, started = random.Random(0), [], time.monotonic()
+    for number in range(RESTS):
+        churn(arguments, run, viewers, rng, until=started + 60 * arguments.minutes * (number + 1) / RESTS)
+        rest(arguments, run, viewers)
+        rows.append(row(psutil.Process(run.program.pid), time.monotonic() - started))
+        print(json.dumps(rows[-1]), flush=True)
+    for viewer in viewers:
+        viewer.close()
+    return rows
+
+
+def churn(arguments: argparse.Namespace, run: Run, viewers: list[Any], rng: random.Random, *, until: float) -> None:
+    between = {name: SECONDS_BETWEEN[name] / arguments.pace for name in arguments.churn}
+    due = {name: time.monotonic() + seconds for name, seconds in between.items()}
+    while (now := time.monotonic()) < until:
         time.sleep(0.02)
-        now = time.monotonic() - started
         read_some(viewers)
         for name in [name for name, when in due.items() if now >= when]:
             due[name] += between[name]
@@ -129,17 +144,22 @@ def soak(arguments: argparse.Namespace, run: Run) -> list[dict[str, float]]:
                 run.set(a_look(rng, arguments.styles))
             elif name == "viewers":
                 come_and_go(rng, viewers, run.urls["players"])
-            elif name == "reconnects":
-                for child in program.children():
-                    child.kill()
             else:
-                rows.append(row(program, now))
-                print(json.dumps(rows[-1]), flush=True)
-                continue
+                for child in psutil.Process(run.program.pid).children():
+                    child.kill()
             setattr(run.counts, name, getattr(run.counts, name) + 1)
-    for viewer in viewers:
-        viewer.close()
-    return rows
+
+
+def rest(arguments: argparse.Namespace, run: Run, viewers: list[Any]) -> None:
+    """Bring the program into the same state every time: the same networks kept warm, one viewer, a camera."""
+    while len(viewers) > 1:
+        viewers.pop().close()
+    for style in arguments.styles[:KEPT_WARM] if "switches" in arguments.churn else ():
+        run.set({"style": style, "smoothing": 0.0, "strength": 1.0, "keep_colors": False, "mirror": False})
+        run.wait(viewers, lambda state, style=style: state["painting"] == style and not state["loading"])
+    run.wait(viewers, lambda state: state["camera"]["state"] == "live")
+    end = time.monotonic() + REST_SECONDS
+    run.wait(viewers, lambda state: time.monotonic() > end)
 
 
 def a_look(rng: random.Random, styles: list[str]) -> dict[str, Any]:
@@ -173,14 +193,13 @@ def row(program: psutil.Process, now: float) -> dict[str, float]:
 
 def verdict(rows: list[dict[str, float]], counts: Counts) -> bool:
     """Print what grew; True if nothing grew too much."""
-    counted = rows[len(rows) // 10 :]
-    first, last = counted[:AVERAGED_ROWS], counted[-AVERAGED_ROWS:]
+    first, last = rows[0], rows[-1]
     done = ", ".join(f"{value} {name}" for name, value in vars(counts).items() if value)
-    print(f"\nminutes {counted[0]['minute']} to {counted[-1]['minute']}: {done}")
+    print(f"\nminutes {first['minute']} to {last['minute']}: {done}")
     print(f"{'':16} {'start':>8} {'end':>8} {'growth':>8} {'may be':>8}")
     fine = True
     for name, limit in LIMITS.items():
-        start, end = (statistics.median(entry[name] for entry in part) for part in (first, last))
+        start, end = first[name], last[name]
         fine &= end - start <= limit
         print(
             f"{UNITS[name]:16} {start:8.1f} {end:8.1f} {end - start:+8.1f} {limit:+8.1f}"
