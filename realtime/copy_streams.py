@@ -285,7 +285,9 @@ def _route(stream: Stream, output: OutputContainer) -> Route | None:
 
 
 def _sound_route(stream: AudioStream, output: OutputContainer, codec: str) -> SoundRoute:
-    encoder = SOUND_CODECS.get(output.format.name, "aac")
+    encoder = SOUND_CODECS.get(output.format.name)
+    if encoder is None:
+        raise ValueError(f"{output.format.name} takes no sound")
     logger.warning(
         "audio stream %d encoded anew as %s: %s does not take %s", stream.index, encoder, output.format.name, codec
     )

@@ -117,6 +117,14 @@ def test_sound_that_a_container_does_not_take_is_encoded_anew(
     assert seconds == [pytest.approx(1.0, abs=0.05)]
 
 
+def test_a_container_without_sound_says_so_once(
+    film: Path, identity_artifact: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stylize_video(film, tmp_path / "out.gif", style=identity_artifact.path)
+    assert caplog.text.count("left out: gif takes no sound") == 2
+    assert "encoded anew" not in caplog.text
+
+
 def test_a_part_takes_its_sound_subtitles_and_chapters_along(
     film: Path, identity_artifact: Artifact, tmp_path: Path
 ) -> None:
