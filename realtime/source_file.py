@@ -328,8 +328,11 @@ class VideoFile:
                 heapq.heappush(self._decode_times, packet.dts)
             try:
                 yield from self._codec.decode(packet)
-            except (av.error.InvalidDataError, av.error.PatchWelcomeError, av.error.BugError):
+            except av.FFmpegError as exc:  # decoders say "operation not permitted" and other things of a damaged packet
+                if isinstance(exc, MemoryError):
+                    raise
                 self._broken_packets += 1
+                logger.debug("%s: a packet cannot be decoded: %s", self._name, exc)
         with suppress(av.error.InvalidDataError, av.error.EOFError):
             yield from self._codec.decode(None)
 
