@@ -17,7 +17,7 @@ K is twice the number of normalised channels. All vectors hold two numbers per c
 the host, so that an engine that computes in bf16 rounds only results.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -138,12 +138,11 @@ def measure_statistics(model: "onnx.ModelProto", *, paint: bool = True) -> "onnx
     return changed
 
 
-def hold_statistics(model: "onnx.ModelProto", *, measure: bool = False) -> "onnx.ModelProto":
+def hold_statistics(model: "onnx.ModelProto", *, measure: int | None = None) -> "onnx.ModelProto":
     """The network with a second input `affine` (1, K) float32 in place of its own statistics.
 
-    With `measure`, a third input `inset` (4,) int64 and a second output `moments`: what each layer measures given that
-    all before it were normalised by `affine`, on the picture without a margin of `inset` pixels. Feeding the pooled
-    moments of all tiles back makes at least one more layer exact each time, from the first on.
+    With the number of a layer to `measure`, it takes a third input, `inset` (4,) int64, and ends with that layer's
+    `moments` (N, 2C): of the picture without a margin of `inset` pixels, all layers before normalised by `affine`.
     """
     from onnx import TensorProto, helper
 
@@ -157,18 +156,19 @@ def hold_statistics(model: "onnx.ModelProto", *, measure: bool = False) -> "onnx
     graph.initializer.append(_constant("affine.shape", np.array([1, -1, 1, 1], np.int64)))
     graph.input.append(helper.make_tensor_value_info("affine", TensorProto.FLOAT, [1, layout.size]))
     for index, (node, layer) in enumerate(zip(_norms(changed), layout.layers, strict=True)):
-        if measure:
+        if measure == index:
             graph.node.extend(_measuring_nodes(index, node.input[0], layer.channels, inset_pixels=layer.pixels))
         _replace_norm(graph, node, f"affine.{2 * index}.channels", f"affine.{2 * index + 1}.channels")
     nodes = list(graph.node)
     del graph.node[:]
     graph.node.extend([*first, *nodes])
-    if measure:
+    if measure is not None:
+        pixels = layout.layers[measure].pixels
         graph.input.append(helper.make_tensor_value_info(INSET, TensorProto.INT64, [4]))
         graph.initializer.append(_constant("inset.axes", np.array([2, 3], np.int64)))
-        for pixels in sorted({layer.pixels for layer in layout.layers}):
-            graph.initializer.append(_constant(f"inset.{pixels}", np.array(pixels, np.int64)))
-        _add_moments_output(changed, layout)
+        graph.initializer.append(_constant(f"inset.{pixels}", np.array(pixels, np.int64)))
+        del graph.output[:]
+        _add_moments_output(changed, layout, [measure])
     _drop_unused(graph)
     return changed
 
@@ -255,13 +255,15 @@ def _inner_part(name: str, x: str, pixels: int) -> list[Any]:
     ]
 
 
-def _add_moments_output(model: Any, layout: StatisticsLayout) -> None:
+def _add_moments_output(model: Any, layout: StatisticsLayout, measured: Sequence[int] | None = None) -> None:
+    """`moments` of the layers of these numbers, None for all, as an output."""
     from onnx import TensorProto, helper
 
     graph = model.graph
     graph.initializer.append(_constant("moments.axes", np.array([2, 3], np.int64)))
-    for channels in sorted({layer.channels for layer in layout.layers}):
+    numbers = range(len(layout.layers)) if measured is None else measured
+    for channels in sorted({layout.layers[index].channels for index in numbers}):
         graph.initializer.append(_constant(f"moments.unit.{channels}", np.eye(2 * channels, dtype=np.float32)))
-    parts = [f"moments.{index}" for index in range(len(layout.layers))]
-    graph.node.append(helper.make_node("Concat", parts, ["moments"], axis=1))
-    graph.output.append(helper.make_tensor_value_info("moments", TensorProto.FLOAT, ["n", layout.size]))
+    size = sum(2 * layout.layers[index].channels for index in numbers)
+    graph.node.append(helper.make_node("Concat", [f"moments.{index}" for index in numbers], ["moments"], axis=1))
+    graph.output.append(helper.make_tensor_value_info("moments", TensorProto.FLOAT, ["n", size]))

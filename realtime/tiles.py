@@ -1,6 +1,6 @@
 """Frames larger than memory: an engine that paints in tiles with the whole frame's statistics.
 
-The method is `engine_statistics.paint_tiled`'s; here it stands behind the `Engine` contract, for films and pictures.
+The method is `engine_statistics.measure_tiled`'s; here it stands behind the `Engine` contract, for films and pictures.
 """
 
 import logging
@@ -11,7 +11,8 @@ import numpy as np
 from ..export.artifact import Artifact
 from ..export.statistics import StatisticsLayout, Vector, Vectors
 from .engine import Batch, Done, EngineInfo, Library, Pending, check_batch
-from .engine_statistics import DEFAULT_TILE, StatisticsEngine, load_statistics_engine, paint_tiled, paint_tiles
+from .engine_statistics import DEFAULT_TILE, StatisticsEngine, load_statistics_engine, measure_tiled, paint_tiles
+from .frame import Picture
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ MIN_TILE = 256
 
 
 class TiledEngine:
-    """Paints each frame in tiles as if in one piece, within 1/255. Slow: as many passes as there are normalisations."""
+    """Paints each frame in tiles as if in one piece, within 1/255. Slow: a part of the network runs again and again."""
 
     def __init__(self, engine: StatisticsEngine, *, tile: int = DEFAULT_TILE) -> None:
         """
@@ -44,7 +45,11 @@ class TiledEngine:
 
     def __call__(self, frames: Batch) -> Batch:
         check_batch(frames, self.stride)
-        return np.stack([paint_tiled(self._engine, frame, tile=self._tile)[0] for frame in frames])
+        return np.stack([self._paint(frame) for frame in frames])
+
+    def _paint(self, frame: Picture) -> Picture:
+        affine = self._engine.layout.affine(measure_tiled(self._engine, frame, tile=self._tile))
+        return paint_tiles(self._engine, frame, affine, tile=self._tile)
 
     def warmup(self, height: int, width: int) -> None:
         """Nothing to gain: a frame takes seconds, and its tiles have one size from the first on."""
@@ -80,7 +85,7 @@ class TiledStatistics:
 
     def start_measuring(self, frame: Batch) -> Callable[[], Vector]:
         """See `StatisticsEngine.start_measuring`; takes as many passes as there are normalisations."""
-        _, statistics = paint_tiled(self._engine, frame[0], tile=self._tile)
+        statistics = measure_tiled(self._engine, frame[0], tile=self._tile)
         return lambda: statistics
 
     def warmup(self, height: int, width: int) -> None:

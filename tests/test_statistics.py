@@ -12,13 +12,14 @@ from impasto.export.artifact import Artifact, parse_model
 from impasto.export.errors import ArtifactError
 from impasto.export.graph import multiply_adds_per_pixel, receptive_margin
 from impasto.export.statistics import (
+    StatisticsLayout,
     freeze_statistics,
     hold_statistics,
     layout_of,
     measure_statistics,
 )
 from impasto.realtime.engine import BACKENDS, EngineOptions
-from impasto.realtime.engine_statistics import StatisticsEngine, paint_tiled, tiles_of
+from impasto.realtime.engine_statistics import StatisticsEngine, measure_tiled, paint_tiles, tiles_of
 from impasto.realtime.errors import EngineError
 
 
@@ -68,9 +69,6 @@ def test_a_frames_own_statistics_give_its_own_picture(engine: StatisticsEngine, 
     painted, statistics = engine.measure(frame)
     assert largest_difference(painted, wanted) <= 1  # rounding at .5
     assert largest_difference(engine.paint(frame, statistics), wanted) <= 1
-    again, moments = engine.paint_and_measure(frame, statistics)
-    assert largest_difference(again, wanted) <= 1
-    np.testing.assert_allclose(engine.layout.statistics([(moments, 64 * 96)]), statistics, rtol=1e-3, atol=1e-4)
 
 
 def test_frozen_statistics_make_an_ordinary_network(small_artifact: Artifact) -> None:
@@ -86,22 +84,24 @@ def test_frozen_statistics_make_an_ordinary_network(small_artifact: Artifact) ->
     assert largest_difference(painted, wanted) <= 1
 
 
-def test_parts_pool_to_the_whole(engine: StatisticsEngine) -> None:
-    """The first layer is measured from the frame alone, so its pooled parts are exact at once."""
+def test_parts_of_each_layer_pool_to_the_whole(engine: StatisticsEngine) -> None:
+    """Windows are the whole frame here, so that every layer sees all of it whatever part is measured."""
     frame = picture(64, 96)[np.newaxis]
     _, whole = engine.measure(frame)
-    parts = []
-    for inset in ((0, 0, 32, 0), (32, 0, 0, 0)):
-        _, moments = engine.paint_and_measure(frame, whole, inset=inset)
-        parts.append((moments, 32 * 96))
-    np.testing.assert_allclose(engine.layout.statistics(parts), whole, rtol=1e-3, atol=1e-4)
+    affine = engine.layout.affine(whole)
+    for index, (layer, mean, variance) in enumerate(engine.layout.split(whole)):
+        with engine.measuring(index, frame.shape) as measure:
+            parts = [(measure(frame, affine, inset), 32 * 96) for inset in ((0, 0, 32, 0), (32, 0, 0, 0))]
+        pooled = StatisticsLayout((layer,)).statistics(parts)
+        np.testing.assert_allclose(pooled, [*mean, *variance], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(200, 260), (64, 300), (90, 64)], ids=str)
 def test_tiles_have_no_seams(engine: StatisticsEngine, size: tuple[int, int]) -> None:
     frame = picture(*size)
     wanted, own = engine.measure(frame[np.newaxis])
-    painted, statistics = paint_tiled(engine, frame, tile=96)
+    statistics = measure_tiled(engine, frame, tile=96)
+    painted = paint_tiles(engine, frame, engine.layout.affine(statistics), tile=96)
     assert largest_difference(painted, wanted[0]) <= 1
     np.testing.assert_allclose(statistics, own, rtol=0.02, atol=0.02)
 
