@@ -10,7 +10,6 @@ A stranger's picture is measured before it is decoded: a small file that claims 
 
 import base64
 import hashlib
-import io
 import logging
 import math
 import os
@@ -21,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..assets import any_painting, find_style, installed_styles
 from ..export.arbitrary import Vector, bake
 from ..export.artifact import Artifact, StyleOrigin, load_artifact, parse_model, save_artifact
+from ..training.decoding import check_claim, decode_picture
 from .cache import cache_folder
 from .engine import Engine
 from .engine_choice import run_once
@@ -87,27 +86,14 @@ def is_painting(style: str) -> bool:
 def read_painting(data: bytes, *, where: str, max_pixels: int = MAX_PIXELS) -> Picture:
     """A style picture as (H, W, 3) uint8 RGB: upright, transparency laid on white, grey and 16 bits brought to RGB.
 
-    Its size is read from the header by FFmpeg, which gives up before it decodes if that is beyond `max_pixels`.
-
     Raises:
         ArtifactError: it is no picture, damaged, or too large; `where` names it.
     """
-    import cv2
-
-    height, width = _size_of(data, max_pixels)
-    if not height or not width or height * width > max_pixels:
-        raise ArtifactError(f"{where} must be a picture of at most {max_pixels // 10**6} megapixels that can be read")
-    buffer = np.frombuffer(data, np.uint8)
     try:
-        raw = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
-        if raw is not None and raw.ndim == 3 and raw.shape[2] == 4:
-            return _on_white(raw)
-        bgr = cv2.imdecode(buffer, cv2.IMREAD_COLOR)  # applies EXIF rotation, makes grey and 16 bits 8-bit BGR
-    except cv2.error as exc:
-        raise ArtifactError(f"{where} must be a picture that can be read: {exc.err}") from exc
-    if bgr is None:
-        raise ArtifactError(f"{where} must be a picture that can be read")
-    return np.ascontiguousarray(bgr[:, :, ::-1], np.uint8)
+        check_claim(data, max_pixels=max_pixels, strangers=True)
+        return decode_picture(data, max_pixels=max_pixels)
+    except ValueError as exc:
+        raise ArtifactError(f"{where} {exc}") from exc
 
 
 def prepared(painting: Picture, side: int) -> Picture:
@@ -261,25 +247,6 @@ def name_of(styles: Mapping[str, float]) -> str:
     """What an output painted with these is named after: the paintings' file names, tidied."""
     names = (re.sub(r"[^a-z0-9_-]+", "-", Path(style).stem.lower()).strip("-") or "painting" for style in styles)
     return "+".join(names)[:80]
-
-
-def _size_of(data: bytes, max_pixels: int) -> tuple[int, int]:
-    """(height, width) by the header; (0, 0) where it is no picture or claims more than allowed."""
-    import av
-
-    try:
-        with av.open(io.BytesIO(data), options={"max_pixels": str(max_pixels)}) as container:
-            stream = container.streams.video[0]
-            return stream.height, stream.width
-    except (av.FFmpegError, IndexError, ValueError):
-        return 0, 0
-
-
-def _on_white(bgra: npt.NDArray[Any]) -> Picture:
-    full = np.iinfo(bgra.dtype).max if bgra.dtype.kind == "u" else 1.0
-    values = bgra.astype(np.float32) / full
-    alpha = values[:, :, 3:]
-    return np.ascontiguousarray(np.rint((values[:, :, 2::-1] * alpha + (1 - alpha)) * 255), np.uint8)
 
 
 def _known_vectors(networks: AnyPainting) -> dict[str, Vector]:

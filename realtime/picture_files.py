@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from ..training.decoding import check_claim
 from .errors import SinkError, SourceError
 from .frame import Frame, Picture
 from .look import FilmStylizer
@@ -61,10 +62,14 @@ def read_picture(path: Path) -> StillPicture:
     import cv2
 
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        content = path.read_bytes()
     except OSError as exc:
         raise SourceError(f"input must be readable, got {path}: {exc.strerror}") from exc
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+    try:
+        check_claim(content, max_pixels=MAX_PIXELS, strangers=False)
+    except ValueError as exc:
+        raise SourceError(f"{path} {exc}") from exc
+    data = np.frombuffer(content, np.uint8)
     try:
         bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
         whole = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if bgr is not None else None

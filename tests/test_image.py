@@ -24,6 +24,8 @@ from impasto.realtime.picture_files import (
 from impasto.realtime.tiles import TiledEngine, load_tiled_engine, tile_for
 from impasto.realtime.video_engines import Engines
 
+from .test_paintings import bomb
+
 RUN = "from impasto.realtime.cli import main; main()"
 
 
@@ -98,6 +100,20 @@ def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
         find_pictures([tmp_path / "empty"])
     with pytest.raises(SinkError, match="--overwrite"):
         write_picture(StillPicture(soft(8, 8)), tmp_path / "a.png")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
+def test_a_bomb_is_refused_before_it_is_decoded(identity_artifact: Artifact, tmp_path: Path) -> None:
+    """1.02 gigapixels in 130 kB: below OpenCV's own bound, 3 GB as RGB."""
+    (tmp_path / "bomb.png").write_bytes(bomb(32_000))
+    peak = "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss"
+    run = f"import atexit, resource; atexit.register(lambda: print({peak})); {RUN}"
+    command = [sys.executable, "-c", run, "image", tmp_path / "bomb.png", "--style", identity_artifact.path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr.count("\n")) == (4, 1), done.stderr
+    assert "at most 268 megapixels" in done.stderr
+    kilobytes = int(done.stdout) // (1024 if sys.platform == "darwin" else 1)
+    assert kilobytes < 700_000  # the program's libraries take 150 MB; decoded twice, the bomb takes 6 GB
 
 
 def test_targets() -> None:

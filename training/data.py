@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -14,12 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .decoding import Picture, decode_picture
 from .errors import TrainingError
 
 log = logging.getLogger(__name__)
-
-Picture = npt.NDArray[np.uint8]
-"""(H, W, 3) uint8 RGB."""
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 _MAX_PIXELS = 178_956_970  # the bound at which Pillow speaks of a decompression bomb
@@ -34,38 +31,13 @@ def read_picture(path: Path) -> Picture:
         TrainingError: missing, not a picture, damaged, or larger than 179 megapixels.
     """
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        data = path.read_bytes()
     except OSError as exc:
         raise TrainingError(f"cannot read picture {path}: {exc.strerror or exc}") from exc
-    picture = _decode(data)
-    if picture is None:
-        raise TrainingError(f"not a picture, or damaged: {path}")
-    return picture
-
-
-def _decode(data: npt.NDArray[np.uint8]) -> Picture | None:
-    """OpenCV decodes by content; its own bound on pixels (2^30) is ours made smaller by `_MAX_PIXELS`."""
-    if data.size == 0:
-        return None
     try:
-        raw = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-        if raw is None or raw.size == 0 or raw.shape[0] * raw.shape[1] > _MAX_PIXELS:
-            return None
-        if raw.ndim == 3 and raw.shape[2] == 4:
-            return _on_white(raw)
-        # Only this flag applies EXIF rotation; it also makes grey and 16-bit into 8-bit BGR.
-        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    except cv2.error:
-        return None
-    return None if bgr is None else np.ascontiguousarray(bgr[:, :, ::-1], dtype=np.uint8)
-
-
-def _on_white(bgra: npt.NDArray[Any]) -> Picture:
-    full = np.iinfo(bgra.dtype).max if bgra.dtype.kind == "u" else 1.0  # OpenCV gives floats for HDR formats only
-    values = bgra.astype(np.float32) / full
-    alpha = values[:, :, 3:]
-    rgb = values[:, :, 2::-1] * alpha + (1 - alpha)
-    return np.ascontiguousarray(np.rint(rgb * 255), dtype=np.uint8)
+        return decode_picture(data, max_pixels=_MAX_PIXELS)
+    except ValueError as exc:
+        raise TrainingError(f"not a picture, or damaged: {path}") from exc
 
 
 def resize_short_side(picture: Picture, size: int) -> Picture:

@@ -1,0 +1,68 @@
+"""Pictures from the bytes of a file, for every package: this one imports nothing of ours. Needs no torch."""
+
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Picture = npt.NDArray[np.uint8]
+"""(H, W, 3) uint8 RGB."""
+
+
+def check_claim(data: bytes, *, max_pixels: int, strangers: bool) -> None:
+    """Refuse a picture whose header claims more than `max_pixels`, before anything makes room for them.
+
+    FFmpeg reads the header and gives up at that bound; OpenCV's own, 2^30 pixels, can only be moved before its import.
+
+    Args:
+        strangers: refuse what FFmpeg does not know, too; else it is left to OpenCV, which knows more kinds.
+
+    Raises:
+        ValueError: it claims more, or its header is damaged.
+    """
+    import av
+
+    refused = ValueError(f"must be a picture of at most {max_pixels // 10**6} megapixels that can be read")
+    try:
+        with av.open(io.BytesIO(data), options={"max_pixels": str(max_pixels)}) as container:
+            stream = container.streams.video[0]
+            pixels = stream.height * stream.width  # 0 where FFmpeg gave up
+    except (av.FFmpegError, IndexError, ValueError) as exc:
+        if strangers:
+            raise refused from exc
+        return
+    if not 0 < pixels <= max_pixels:
+        raise refused
+
+
+def decode_picture(data: bytes, *, max_pixels: int) -> Picture:
+    """Any picture that OpenCV reads: upright, grey, 16 bits and palettes brought to RGB, transparency laid on white.
+
+    Raises:
+        ValueError: it is none, damaged, or larger than `max_pixels`.
+    """
+    import cv2
+
+    buffer = np.frombuffer(data, np.uint8)
+    try:
+        raw = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED) if buffer.size else None
+        if raw is None or not 0 < raw.shape[0] * raw.shape[1] <= max_pixels:
+            raise ValueError(f"must be a picture of at most {max_pixels // 10**6} megapixels that can be read")
+        if raw.ndim == 3 and raw.shape[2] == 4:
+            return _on_white(raw)
+        # Only this flag applies EXIF rotation; it also makes grey and 16-bit into 8-bit BGR.
+        bgr = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
+    except cv2.error as exc:
+        raise ValueError(f"must be a picture that can be read: {exc.err}") from exc
+    if bgr is None:
+        raise ValueError("must be a picture that can be read")
+    return np.ascontiguousarray(bgr[:, :, ::-1], dtype=np.uint8)
+
+
+def _on_white(bgra: npt.NDArray[Any]) -> Picture:
+    full = np.iinfo(bgra.dtype).max if bgra.dtype.kind == "u" else 1.0  # OpenCV gives floats for HDR formats only
+    values = bgra.astype(np.float32) / full
+    alpha = values[:, :, 3:]
+    rgb = values[:, :, 2::-1] * alpha + (1 - alpha)
+    return np.ascontiguousarray(np.rint(rgb * 255), dtype=np.uint8)
