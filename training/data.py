@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .decoding import Picture, decode_picture
+from .decoding import Picture as Picture
+from .decoding import decode_picture
 from .errors import TrainingError
 
 log = logging.getLogger(__name__)
