@@ -38,14 +38,17 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")
 
 
 def styles_to_try() -> "dict[str, Path]":
-    """One installed artifact per tier."""
+    """One installed artifact per tier, and one int8 version where a style of that tier has one."""
     from ..assets import installed_styles
+    from ..export.artifact import quantized_path
 
     chosen: dict[str, Path] = {}
     for tiers in installed_styles().values():
         for tier, path in tiers.items():
             chosen.setdefault(tier, path)
-    return chosen
+            if quantized_path(path).is_file():
+                chosen.setdefault(f"{tier} int8", quantized_path(path))
+    return dict(sorted(chosen.items()))
 
 
 def _print(found: "Diagnosis") -> None:
@@ -56,11 +59,14 @@ def _print(found: "Diagnosis") -> None:
     console = Console(highlight=False, markup=False)
     console.print(found.system, soft_wrap=True)
     working = [engine for engine in found.engines if engine.works]
-    names = list(dict.fromkeys(name for engine in working for name in engine.milliseconds))
-    table = Table("engine", "version", "precisions", *(f"{name} ms" for name in names), box=None)
+    sizes = list(dict.fromkeys(_size(name) for engine in working for name in engine.milliseconds))
+    table = Table("engine", "version", "precisions", "style", *(f"{size} ms" for size in sizes), box=None)
     for engine in working:
-        times = (f"{engine.milliseconds[name]:.1f}" if name in engine.milliseconds else "" for name in names)
-        table.add_row(engine.name, engine.version, engine.detail, *times)
+        said = [engine.name, engine.version, engine.detail]
+        for style in dict.fromkeys(name.removesuffix(f" {_size(name)}") for name in engine.milliseconds):
+            times = (engine.milliseconds.get(f"{style} {size}") for size in sizes)
+            table.add_row(*said, style, *("" if time is None else f"{time:.1f}" for time in times))
+            said = ["", "", ""]
     if working:
         console.print(table)
     for check in found.devices:
@@ -75,3 +81,8 @@ def _print(found: "Diagnosis") -> None:
         console.print(f"note: {note}", soft_wrap=True)
     if not found.paints:
         console.print("no engine paints on this machine: pip install 'impasto[cpu]'")
+
+
+def _size(name: str) -> str:
+    """ "720p" of "fast int8 720p"."""
+    return name.rsplit(" ", 1)[1]

@@ -37,7 +37,7 @@ class Check:
     detail: str = ""
     """What it is, or what is missing and how to get it."""
     milliseconds: Mapping[str, float] = field(default_factory=dict)
-    """Median of a real inference, by tier and size, e.g. "fast 720p"."""
+    """Median of a real inference, by style version and size, e.g. "fast 720p", "fast int8 720p"."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ def diagnose(styles: Mapping[str, Path], *, on_progress: Callable[[str], None] =
     """Try everything.
 
     Args:
-        styles: one artifact per tier to paint with.
+        styles: artifacts to paint with by what they are: one per tier, and its int8 version.
         on_progress: gets the name of what is tried next.
     """
     artifacts: dict[str, Artifact] = {}
     notes = []
-    for tier, path in styles.items():
+    for version, path in styles.items():
         try:
-            artifacts[tier] = load_artifact(path)
+            artifacts[version] = load_artifact(path)
         except ImpastoError as exc:
             notes.append(str(exc))
     if not artifacts:
@@ -91,13 +91,18 @@ def check_engine(backend: Backend, artifacts: Mapping[str, Artifact]) -> Check:
     except ImpastoError as exc:
         return Check(str(backend), works=False, detail=str(exc))
     try:
-        able = ", ".join(backend.precisions())
+        able: list[str] = [*backend.precisions()]
         times: dict[str, float] = {}
-        for tier, artifact in artifacts.items():
-            times |= {f"{tier} {name}": taken for name, taken in _inference_times(backend, artifact).items()}
+        for name, artifact in artifacts.items():
+            if artifact.metadata.precision == "int8":
+                if backend.hardware != "cpu":
+                    continue  # int8 versions are made for processors, and tried on them alone
+                able.append("int8")
+            times |= {f"{name} {size}": taken for size, taken in _inference_times(backend, artifact).items()}
     except ImpastoError as exc:
         return Check(str(backend), works=False, version=version, detail=str(exc))
-    return Check(str(backend), works=bool(times), version=version, detail=able, milliseconds=times)
+    detail = ", ".join(dict.fromkeys(able))
+    return Check(str(backend), works=bool(times), version=version, detail=detail, milliseconds=times)
 
 
 def check_cameras() -> Sequence[Check]:

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from impasto.export.artifact import Artifact
+from impasto.export.artifact import Artifact, parse_model, quantized_path, save_artifact
 from impasto.realtime import bench as bench_module
 from impasto.realtime import cli_bench, cli_doctor, doctor
 from impasto.realtime.bench import BenchOptions, bench
@@ -54,6 +55,25 @@ def test_every_engine_is_listed_and_the_working_ones_are_timed(one_style: None) 
             assert engine["detail"], "what is missing and how to get it"
     assert {device["name"].split()[0] for device in found["devices"]} == {"camera", "virtual"}
     assert found["paints"] == paints_here()
+
+
+def test_int8_versions_are_timed_on_processors(
+    monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact, tmp_path: Path
+) -> None:
+    """A copy of the style that calls itself int8: what is asked is whether it is found, run and listed."""
+    path = tmp_path / "small.fast.onnx"
+    path.write_bytes(small_artifact.path.read_bytes())
+    quantized = replace(small_artifact.metadata, precision="int8")
+    save_artifact(parse_model(small_artifact), quantized, quantized_path(path))
+    monkeypatch.setattr("impasto.assets.installed_styles", lambda: {"small": {"fast": path}})
+    assert cli_doctor.styles_to_try() == {"fast": path, "fast int8": quantized_path(path)}
+    done = runner.invoke(cli_doctor.app, ["--json"])
+    for engine, backend in zip(json.loads(done.stdout)["engines"], BACKENDS, strict=True):
+        on_processor = engine["works"] and backend.hardware == "cpu"
+        assert ("fast int8 tiny" in engine["milliseconds"]) == on_processor
+        assert ("int8" in engine["detail"].split(", ")) == on_processor
+    if paints_here():
+        assert "fast int8" in runner.invoke(cli_doctor.app, []).output
 
 
 def test_words_keep_brackets_and_need_no_wide_terminal(one_style: None) -> None:
