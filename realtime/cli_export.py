@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..assets import DEMO_CLIP
-from ..export.cli import export_app
+from ..export.cli import Host, export_app
 
 if TYPE_CHECKING:
     from ..export.artifact import Artifact, Precision
@@ -25,4 +25,4 @@ def _tensorrt_target(artifact: "Artifact", precision: "Precision") -> "tuple[Pat
     return engine_path(artifact.read_graph(), precision), machine()
 
 
-app = export_app(_candidates, demo_clip=DEMO_CLIP, tensorrt_target=_tensorrt_target)
+app = export_app(Host(_candidates, DEMO_CLIP, _tensorrt_target))

@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from typer.testing import CliRunner
 
 from impasto.export.artifact import Artifact, load_artifact, parse_model
-from impasto.export.cli import export_app
+from impasto.export.cli import Host, export_app
 from impasto.export.errors import ArtifactError
 from impasto.export.half import to_half
 from impasto.export.parity import Candidate, Paint, Picture, check_floor, compare
@@ -211,9 +211,11 @@ def test_compare_against_its_formula() -> None:
 
 
 APP = export_app(
-    proof_candidates,
-    demo_clip=Path("none.mp4"),
-    tensorrt_target=lambda artifact, precision: (Path("none.engine"), Machine("10", "card", "driver")),
+    Host(
+        proof_candidates,
+        Path("none.mp4"),
+        tensorrt_target=lambda artifact, precision: (Path("none.engine"), Machine("10", "card", "driver")),
+    )
 )
 
 
