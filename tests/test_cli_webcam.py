@@ -14,6 +14,9 @@ import pytest
 
 from impasto.realtime.live_options import parse_budget, parse_size
 
+from .live_helpers import wait_until
+from .test_live_sinks import readable_frames
+
 COMMAND = [sys.executable, "-c", "from impasto.realtime.cli import stylize_webcam; stylize_webcam()"]
 SOURCE = "lavfi:testsrc2=size=160x96:rate=30"
 
@@ -179,3 +182,44 @@ def test_a_style_that_never_loads_does_not_keep_the_program(environment: dict[st
     assert process.wait(30) == 130
     assert time.monotonic() - started < 12.0  # 3 s for the session's threads, 2 s for the style, and a busy machine
     assert "Traceback" not in process.stderr.read()
+
+
+# Python ignores the signal that comes with the limit: a write fails, as on a full disk.
+NO_LARGE_FILES = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+from impasto.realtime.cli import stylize_webcam
+stylize_webcam()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_FSIZE")
+def test_a_full_disk_ends_the_recording_and_nothing_else(environment: dict[str, str], tmp_path: Path) -> None:
+    target = tmp_path / "out.mp4"
+    process = subprocess.Popen(
+        [sys.executable, "-c", NO_LARGE_FILES, "lavfi:testsrc2=size=320x240:rate=30,noise=alls=60:allf=t",
+         "--style", "small", "--record", str(target), "--stdout", "--no-panel"],
+        env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    pictures = bytearray()
+
+    def read() -> None:
+        while chunk := process.stdout.read1(1 << 16):
+            pictures.extend(chunk)
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    late = threading.Timer(90, process.kill)
+    late.start()
+    stopped = next((line for line in process.stderr if b"recording to" in line and b"stopped" in line), b"")
+    enough = len(pictures) + 10 * 320 * 240 * 3  # raw pictures: the other output goes on
+    wait_until(lambda: len(pictures) > enough, 20.0)
+    process.send_signal(signal.SIGTERM)
+    rest = process.stderr.read()
+    assert process.wait(20) == 0, rest
+    late.cancel()
+    reading.join()
+    assert b"what is there plays" in stopped, rest
+    assert b"Traceback" not in rest
+    assert target.stat().st_size <= 2_000_000
+    assert readable_frames(target) > 15
