@@ -1,11 +1,11 @@
 """What to learn for any painting, from what, and how."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 from .adain_networks import AdainKind, CompactConfig
+from .checks import check_at_least_one, check_choice, check_crop, check_not_negative, check_positive, check_share
 from .loss_network import LossNetworkName
 from .train import Precision
 
@@ -64,25 +64,15 @@ class AdainTrainConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(AdainKind):
-            raise ValueError(f"kind must be one of {', '.join(get_args(AdainKind))}, got {self.kind!r}")
-        for name in ("steps", "batch_size", "checkpoint_every", "sample_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("content_weight", "tv_weight", "motion_weight", "identity_weight", "hint_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        for name in ("learning_rate", "style_knee"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}")
-        if not 0 < self.structure < 1:
-            raise ValueError(f"structure must be between 0 and 1, got {self.structure}")
-        if self.style_weight is not None and not 0 <= self.style_weight < math.inf:
-            raise ValueError(f"style_weight must be 0 or more, got {self.style_weight}")
+        check_choice(self, "kind", get_args(AdainKind))
+        check_at_least_one(self, "steps", "batch_size", "checkpoint_every", "sample_every")
+        check_not_negative(self, "content_weight", "style_weight", "tv_weight", "motion_weight")
+        check_not_negative(self, "identity_weight", "hint_weight")
+        check_positive(self, "learning_rate", "style_knee")
+        check_share(self, "structure")
+        check_crop(self, multiple=16)
         if self.kind == "reference" and self.style_weight is None:
             raise ValueError("style_weight must be a number for the reference, got none")
-        if self.crop_size < 64 or self.crop_size % 16:
-            raise ValueError(f"crop_size must be a multiple of 16 and at least 64, got {self.crop_size}")
         if not 1.0 <= self.zoom[0] <= self.zoom[1] <= 8.0:
             raise ValueError(f"zoom must be two numbers in 1…8, the lower first, got {self.zoom}")
 

@@ -50,6 +50,13 @@ def resize_short_side(picture: Picture, size: int) -> Picture:
     return np.asarray(resized, dtype=np.uint8)
 
 
+def middle_square(picture: Picture, side: int) -> Picture:
+    """The middle of a picture as (side, side, 3)."""
+    resized = resize_short_side(picture, side)
+    top, left = ((length - side) // 2 for length in resized.shape[:2])
+    return np.ascontiguousarray(resized[top : top + side, left : left + side])
+
+
 def to_tensor(picture: Picture) -> Tensor:
     """(H, W, 3) uint8 to (1, 3, H, W) float32 in [0, 255]."""
     return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float()[None]

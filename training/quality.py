@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .data import Picture, resize_short_side, to_tensor
+from .data import Picture, middle_square, resize_short_side, to_tensor
 from .loss_network import STYLE_LAYERS, LossNetwork
 from .losses import gram_matrix, style_distance
 
@@ -26,9 +26,7 @@ _BLOCK = 4
 
 def evaluation_picture(photo: Picture) -> Picture:
     """The middle square of a photograph at `EVALUATION_SIDE`: (H, W, 3) uint8 to (480, 480, 3)."""
-    resized = resize_short_side(photo, EVALUATION_SIDE)
-    top, left = ((length - EVALUATION_SIDE) // 2 for length in resized.shape[:2])
-    return np.ascontiguousarray(resized[top : top + EVALUATION_SIDE, left : left + EVALUATION_SIDE])
+    return middle_square(photo, EVALUATION_SIDE)
 
 
 def structure_kept(photo: Picture, painted: Picture) -> float:

@@ -1,7 +1,6 @@
 """What a training run leaves to look at: `log.csv` with the losses, `report.png` with curves and pictures."""
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,15 @@ from torch import nn
 
 from .data import Picture, read_picture, resize_short_side, to_picture, to_tensor
 from .errors import TrainingError
+from .run_log import RunLog, write_figure
 from .train import Progress
 
 CURVES = ("total", "content", "style", "tv", "range", "motion", "keyframes", "videos", "structure")
-_COLUMNS = ("step", *CURVES, "style_weight", "pictures_per_second")
 _SAMPLE_SIDE = 320  # pixels, short side of a sample picture
 
 
 class RunReport:
     """Collects the losses of a run and draws them. Call it with every `Progress`; `sample` with the network."""
-
-    LOG_EVERY = 10
-    """Steps between two rows of `log.csv`."""
 
     def __init__(
         self, folder: Path, *, style_image: Path, photographs: Sequence[Path], tensorboard: bool = False
@@ -34,30 +30,19 @@ class RunReport:
         self._folder = folder
         self._style_image = style_image
         self._photographs = [resize_short_side(read_picture(path), _SAMPLE_SIDE) for path in photographs]
-        self._rows = read_log(folder / "log.csv")
+        self._log = RunLog(folder / "log.csv", CURVES)
         self._writer = _tensorboard_writer(folder) if tensorboard else None
 
     def __call__(self, progress: Progress) -> None:
-        if progress.step % self.LOG_EVERY and progress.step != progress.steps:
-            return
-        row: dict[str, float] = {
-            "step": progress.step,
-            **progress.losses,
-            "style_weight": progress.style_weight,
-            "pictures_per_second": progress.pictures_per_second,
-        }
-        # A resumed run repeats the steps after its last checkpoint.
-        self._rows = [old for old in self._rows if old["step"] < progress.step] + [row]
-        if self._writer is not None:
+        if self._log.add(progress) and self._writer is not None:
             for name, value in progress.losses.items():
                 self._writer.add_scalar(f"loss/{name}", value, progress.step)
 
     def sample(self, network: nn.Module, step: int) -> None:
         """Paint the sample photographs and rewrite log.csv and report.png."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        _write_log(self._folder / "log.csv", self._rows)
+        self._log.write()
         pictures = [paint(network, photo) for photo in self._photographs]
-        _draw(self._folder / "report.png", self._rows, read_picture(self._style_image), self._photographs, pictures)
+        _draw(self._folder / "report.png", self._log, read_picture(self._style_image), self._photographs, pictures)
         if self._writer is not None:
             for i, picture in enumerate(pictures):
                 self._writer.add_image(f"sample/{i}", picture, step, dataformats="HWC")
@@ -76,27 +61,9 @@ def paint(network: nn.Module, photo: Picture) -> Picture:
     return painted
 
 
-def read_log(path: Path) -> list[dict[str, float]]:
-    """Rows of a run's log.csv; none where there is no file."""
-    if not path.exists():
-        return []
-    try:
-        with path.open(newline="") as file:
-            return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError) as exc:
-        raise TrainingError(f"cannot go on with {path}: {exc}") from exc
-
-
-def _write_log(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, _COLUMNS, restval="")
-        writer.writeheader()
-        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
-
-
 def _draw(
     path: Path,
-    rows: Sequence[Mapping[str, float]],
+    log: RunLog,
     style: Picture,
     photographs: Sequence[Picture],
     painted: Sequence[Picture],
@@ -106,22 +73,12 @@ def _draw(
     columns = max(2, 1 + len(photographs))
     figure = Figure(figsize=(3.2 * columns, 10), layout="constrained")
     grid = figure.add_gridspec(3, columns, height_ratios=(1.1, 1, 1))
-    curves = figure.add_subplot(grid[0, :])
-    for name in CURVES:
-        points = [(row["step"], row[name]) for row in rows if name in row]
-        if points:
-            curves.plot(*zip(*points, strict=True), label=name)
-    curves.set(xlabel="step", ylabel="loss", yscale="log")
-    if rows:
-        curves.legend(ncols=len(CURVES))
-    curves.grid(alpha=0.3)
+    log.draw(figure.add_subplot(grid[0, :]))
     _show(figure.add_subplot(grid[1:, 0]), style, "style image")
     for i, (photo, picture) in enumerate(zip(photographs, painted, strict=True), 1):
         _show(figure.add_subplot(grid[1, i]), photo, "photograph")
         _show(figure.add_subplot(grid[2, i]), picture, "stylized")
-    part = path.with_name(f".{path.stem}.part.png")
-    figure.savefig(part, dpi=90)
-    part.replace(path)
+    write_figure(figure, path, dpi=90)
 
 
 def _show(axes: Any, picture: Picture, title: str) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .checkpoint import Checkpoint, save_checkpoint
+from .checks import check_at_least_one, check_choice, check_crop, check_not_negative, check_positive, check_share
 from .clips import ClipBatch, ClipPairs, clip_loss
 from .data import PhotoCrops, find_pictures, read_picture, resize_short_side, to_tensor
 from .device import bf16_is_faster, torch_device
@@ -54,7 +55,10 @@ _MIN_STYLE_SIDE = 64  # pixels; a smaller painting has no texture at relu5_1, on
 
 @dataclass(frozen=True)
 class StyleInfo:
-    """Provenance of a painting, carried into the artifact."""
+    """Provenance of a painting, carried into the artifact, whose `StyleOrigin` it becomes.
+
+    Two classes, since this package imports nothing of ours and reading an artifact must not import torch.
+    """
 
     title: str = ""
     artist: str = ""
@@ -110,23 +114,13 @@ class TrainConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every", "sample_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("content_weight", "tv_weight", "motion_weight", "keyframe_weight", "video_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        for name in ("learning_rate", "style_scale"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}")
-        if not 0 < self.structure < 1:
-            raise ValueError(f"structure must be between 0 and 1, got {self.structure}")
-        if self.statistics not in get_args(Statistics):
-            raise ValueError(f"statistics must be one of {', '.join(get_args(Statistics))}, got {self.statistics!r}")
-        if self.style_weight is not None and not 0 <= self.style_weight < math.inf:
-            raise ValueError(f"style_weight must be 0 or more, got {self.style_weight}")
-        if self.crop_size < 64 or self.crop_size % 4:
-            raise ValueError(f"crop_size must be a multiple of 4 and at least 64, got {self.crop_size}")
+        check_at_least_one(self, "steps", "batch_size", "checkpoint_every", "sample_every")
+        check_not_negative(self, "content_weight", "style_weight", "tv_weight", "motion_weight")
+        check_not_negative(self, "keyframe_weight", "video_weight")
+        check_positive(self, "learning_rate", "style_scale")
+        check_share(self, "structure")
+        check_choice(self, "statistics", get_args(Statistics))
+        check_crop(self, multiple=4)
         if not 64 <= self.style_size * self.style_scale <= 2048:
             raise ValueError(
                 f"style_size times style_scale must be in 64…2048, got {self.style_size * self.style_scale:g}"

@@ -1,0 +1,46 @@
+"""Checks that configurations share: `<what> must be <rule>, got <value>`, each over fields by their names."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+def check_at_least_one(config: Any, *names: str) -> None:
+    """Counts."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+
+
+def check_not_negative(config: Any, *names: str) -> None:
+    """Weights; None passes."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be 0 or more, got {value}")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Rates and scales."""
+    for name in names:
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"{name} must be greater than 0, got {getattr(config, name)}")
+
+
+def check_share(config: Any, *names: str) -> None:
+    """Shares of a whole that must be neither none of it nor all."""
+    for name in names:
+        if not 0 < getattr(config, name) < 1:
+            raise ValueError(f"{name} must be between 0 and 1, got {getattr(config, name)}")
+
+
+def check_choice(config: Any, name: str, choices: Sequence[str]) -> None:
+    """One of a few words."""
+    if getattr(config, name) not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
+
+
+def check_crop(config: Any, *, multiple: int) -> None:
+    """`crop_size`, which the networks must be able to halve again and again."""
+    if config.crop_size < 64 or config.crop_size % multiple:
+        raise ValueError(f"crop_size must be a multiple of {multiple} and at least 64, got {config.crop_size}")
