@@ -26,10 +26,10 @@ from impasto.training.adain_objectives import begin_with  # noqa: E402
 from impasto.training.adain_reference import ENCODER_LAYER, ReferenceNetworks  # noqa: E402
 from impasto.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
 from impasto.training.errors import TrainingError  # noqa: E402
+from impasto.training.loop import Progress  # noqa: E402
 from impasto.training.loss_network import load_loss_network  # noqa: E402
 from impasto.training.losses import style_distance  # noqa: E402
 from impasto.training.networks import NetworkConfig, build_network  # noqa: E402
-from impasto.training.train import Progress  # noqa: E402
 from impasto.training.train_adain import train_adain  # noqa: E402
 
 TINY = CompactConfig(width=4, blocks=1, encoder_width=4, hidden=8)

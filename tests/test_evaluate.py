@@ -87,6 +87,14 @@ def test_figures_are_those_of_numpy(subject, loss_network, statistics):
     assert [gatys.content, gatys.style, gatys.tv, gatys.total] == pytest.approx(wanted, rel=1e-3)
 
 
+def test_checkpoints_are_judged_as_they_will_be_painted() -> None:
+    """Twice by necessity: neither package may import the other."""
+    from impasto.realtime import stylizer
+    from impasto.training import evaluate
+
+    assert evaluate.BORDER == stylizer.BORDER
+
+
 def test_gatys_falls_and_the_equivalent_is_where_it_passes_the_network(subject, loss_network):
     photos = {"a": blobs(2), "b": blobs(3)}
     counts = [1, 4, 10]

@@ -13,7 +13,8 @@ from impasto.training.errors import TrainingError
 from impasto.training.evaluate import checkpoint_painter
 from impasto.training.keyframes import KEYFRAME_LAYERS, KeyframePairs, keyframe_loss
 from impasto.training.loss_network import load_loss_network
-from impasto.training.train import TrainConfig, train
+from impasto.training.train import train
+from impasto.training.train_config import TrainConfig
 
 
 def blobs(seed, height=96, width=128):

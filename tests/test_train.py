@@ -16,9 +16,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
+from impasto.training.balance import StyleBalance  # noqa: E402
 from impasto.training.checkpoint import load_checkpoint  # noqa: E402
 from impasto.training.errors import TrainingError  # noqa: E402
-from impasto.training.train import Progress, StyleBalance, TrainConfig, learning_rate, train  # noqa: E402
+from impasto.training.loop import Progress, learning_rate  # noqa: E402
+from impasto.training.train import train  # noqa: E402
+from impasto.training.train_config import TrainConfig  # noqa: E402
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -178,7 +181,7 @@ def _train_command(config: TrainConfig) -> list[str]:
     )
     script.write_text(
         "from pathlib import Path\n"
-        "from impasto.training.train import TrainConfig, train\n"
+        "from impasto.training import TrainConfig, train_style as train\n"
         f"train(TrainConfig({arguments}), callback=lambda p: print(p.step, flush=True))\n"
     )
     return [sys.executable, str(script)]

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from .errors import ImpastoError, TrainingError
     from .gatys import Painting, StyleImage, paint
     from .gatys_config import GatysConfig
+    from .loop import Progress
     from .loss_network import LossNetwork, load_loss_network
     from .networks import NetworkConfig, build_network
     from .quality import grid_pattern, structure_kept, style_distance_of
-    from .train import Progress, StyleInfo, TrainConfig
     from .train import train as train_style
+    from .train_config import StyleInfo, TrainConfig
 
 __all__ = [
     "Checkpoint",
@@ -66,10 +67,10 @@ if not TYPE_CHECKING:  # with a `__getattr__`, checkers would let any name pass
             "LossNetwork": ".loss_network",
             "NetworkConfig": ".networks",
             "Painting": ".gatys",
-            "Progress": ".train",
+            "Progress": ".loop",
             "StyleImage": ".gatys",
-            "StyleInfo": ".train",
-            "TrainConfig": ".train",
+            "StyleInfo": ".train_config",
+            "TrainConfig": ".train_config",
             "TrainingError": ".errors",
             "build_network": ".networks",
             "grid_pattern": ".quality",

@@ -6,8 +6,8 @@ from typing import Any, get_args
 
 from .adain_networks import AdainKind, CompactConfig
 from .checks import check_at_least_one, check_choice, check_crop, check_not_negative, check_positive, check_share
+from .loop import Precision
 from .loss_network import LossNetworkName
-from .train import Precision
 
 _PAPER: dict[str, Any] = {
     "steps": 40_000, "batch_size": 8, "learning_rate": 1e-4, "style_weight": 10.0, "tv_weight": 0.0,

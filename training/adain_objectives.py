@@ -28,6 +28,7 @@ from .adain_config import AdainTrainConfig
 from .adain_losses import hint_loss, statistics_loss, style_distances, tempered
 from .adain_networks import CompactNetworks, mean_and_deviation
 from .adain_reference import ENCODER_LAYER, STATISTICS_LAYERS, AdainNetworks, ReferenceNetworks
+from .balance import StyleBalance
 from .checkpoint import load_checkpoint
 from .errors import TrainingError
 from .loss_network import CONTENT_LAYER, STYLE_LAYERS, LossNetwork
@@ -35,7 +36,6 @@ from .losses import content_loss, gram_matrix, total_variation_loss
 from .motion import Motion, MotionRange, disturb, motion_loss, random_motion
 from .networks import InstanceNorm
 from .quality import structure_kept_of_batch
-from .train import StyleBalance
 
 Terms = dict[str, Tensor]
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from .adain_reference import AdainNetworks
 from .data import Picture, middle_square, read_picture, resize_short_side, to_picture, to_tensor
+from .loop import Progress
 from .run_log import RunLog, write_figure
-from .train import Progress
 
 CURVES = ("total", "content", "style", "distance", "tv", "motion", "identity", "hint", "structure")
 _SIDE = 256

@@ -10,7 +10,7 @@ from .cli_common import needs_train_extra, parse_style_weight, run_training, som
 from .gatys_config import Statistics
 
 if TYPE_CHECKING:
-    from .train import TrainConfig
+    from .train_config import TrainConfig
 
 train_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -70,7 +70,7 @@ def train(
 ) -> None:  # fmt: skip
     """Learn a painting's style from a folder of photographs. Start it with torchrun to use several processes."""
     with needs_train_extra("training"):
-        from .train import StyleInfo, TrainConfig
+        from .train_config import StyleInfo, TrainConfig
     style_name = name or style_image.stem
     chosen = {
         "steps": steps, "batch_size": batch_size, "crop_size": crop_size, "learning_rate": learning_rate,

@@ -13,7 +13,7 @@ from .errors import TrainingError
 from .interrupt import stop_on_interrupt
 
 if TYPE_CHECKING:
-    from .train import Progress
+    from .loop import Progress
 
 EXIT_INTERRUPTED = 130
 _LINE_EVERY_SECONDS = 10.0

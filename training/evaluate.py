@@ -31,7 +31,8 @@ from .quality import StyleTarget, evaluation_picture, grid_pattern, structure_ke
 EVALUATIONS = (25, 50, 100, 200, 400)
 """After which the Gatys reference is looked at."""
 _TIMED_RUNS = 3
-_BORDER = 8  # pixels, as much as the stylizer cuts away again: zero padding paints a frame
+BORDER = 8
+"""Pixels cut away again, since zero padding paints a frame: `realtime.stylizer`'s, which this package cannot import."""
 
 
 @dataclass(frozen=True)
@@ -232,8 +233,8 @@ def checkpoint_painter(network: torch.nn.Module) -> Callable[[Picture], Picture]
 
     @torch.inference_mode()
     def paint(picture: Picture) -> Picture:
-        padded = functional.pad(to_tensor(picture).to(device), (_BORDER,) * 4, mode="reflect")
-        return to_picture(network(padded)[:, :, _BORDER:-_BORDER, _BORDER:-_BORDER])
+        padded = functional.pad(to_tensor(picture).to(device), (BORDER,) * 4, mode="reflect")
+        return to_picture(network(padded)[:, :, BORDER:-BORDER, BORDER:-BORDER])
 
     return paint
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from .data import Picture, read_picture, resize_short_side, to_picture, to_tensor
 from .errors import TrainingError
+from .loop import Progress
 from .run_log import RunLog, write_figure
-from .train import Progress
 
 CURVES = ("total", "content", "style", "tv", "range", "motion", "keyframes", "videos", "structure")
 _SAMPLE_SIDE = 320  # pixels, short side of a sample picture

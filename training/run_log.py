@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import TrainingError
-from .train import Progress
+from .loop import Progress
 
 LOG_EVERY = 10
 """Steps between two rows."""

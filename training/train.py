@@ -5,179 +5,46 @@ total = content_weight · content + style_weight · style + tv_weight · tv + 10
 with the losses of `losses.py` and the steadiness term of `motion.py`; with clips, video_weight · videos (`clips.py`)
 joins in for the last part. Each loss is relative to its target's energy,
 so one set of weights serves every painting; what is left to choose, how much painting against how much photograph,
-is found while training: see `StyleBalance`.
+is found while training: see `balance`.
 """
 
 import hashlib
 import logging
 import math
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .balance import StyleBalance
 from .checkpoint import Checkpoint, save_checkpoint
-from .checks import check_at_least_one, check_choice, check_crop, check_not_negative, check_positive, check_share
 from .clips import ClipBatch, ClipPairs, clip_loss
 from .data import PhotoCrops, find_pictures, read_picture, resize_short_side, to_tensor
 from .device import bf16_is_faster, torch_device
 from .errors import TrainingError
-from .gatys_config import Statistics
 from .keyframes import KeyframePairs, keyframe_loss
-from .loss_network import CONTENT_LAYER, STYLE_LAYERS, LossNetwork, LossNetworkName, load_loss_network
+from .loop import MEMORY_FORMAT, Meter, Progress, learning_rate, mean_over_processes, process_group
+from .loss_network import CONTENT_LAYER, STYLE_LAYERS, LossNetwork, load_loss_network
 from .losses import content_loss, out_of_range_loss, total_variation_loss
 from .motion import Motion, MotionRange, disturb, motion_loss, random_motion
-from .networks import NetworkConfig, Tier, build_network
+from .networks import NetworkConfig, build_network
 from .quality import structure_kept_of_batch
 from .state import check_no_run, load_state, save_state
 from .style_targets import LayerTarget, layer_target
+from .train_config import TrainConfig
 
 log = logging.getLogger(__name__)
 
-Precision = Literal["auto", "fp32", "bf16"]
-
-_MEMORY_FORMAT = torch.channels_last  # a quarter faster than NCHW for the whole step, on CPUs and on tensor cores
 VIDEO_STAGE = 0.6
 """Share of the steps after which clips join in: the style is there by then, and learns to hold still."""
 _RANGE_WEIGHT = 10.0
 """Holds the answer in 0…255. Without it the deeper network of the quality tier found that values far outside please the
 loss network, and strong edges came out as streaks of pure cyan and orange."""
 _MIN_STYLE_SIDE = 64  # pixels; a smaller painting has no texture at relu5_1, one sixteenth of the size
-
-
-@dataclass(frozen=True)
-class StyleInfo:
-    """Provenance of a painting, carried into the artifact, whose `StyleOrigin` it becomes.
-
-    Two classes, since this package imports nothing of ours and reading an artifact must not import torch.
-    """
-
-    title: str = ""
-    artist: str = ""
-    year: str = ""
-    licence: str = ""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What to learn, from what, and how. The defaults made the styles that ship."""
-
-    style_image: Path
-    photos: Path
-    output: Path
-    """Folder of the run: checkpoint.safetensors, state.pt, log.csv, report.png."""
-    name: str
-    tier: Tier = "fast"
-    style: StyleInfo = field(default_factory=StyleInfo)
-    loss_network: LossNetworkName = "vgg19"
-    loss_weights: Path | None = None
-    """Local weight file of the loss network; None fetches torchvision's."""
-    steps: int = 3000
-    batch_size: int = 4
-    """Pictures a step, over all processes."""
-    crop_size: int = 256
-    """Side of a training crop, pixels."""
-    learning_rate: float = 1e-3
-    """Highest rate of the one-cycle schedule."""
-    content_weight: float = 1.0
-    style_weight: float | None = None
-    """None: found while training so that `structure` is kept."""
-    structure: float = 0.65
-    """Share of the photograph's structure to keep with `style_weight` None, 0 to 1; see `quality.structure_kept`."""
-    tv_weight: float = 0.5
-    motion_weight: float = 60.0
-    """0 turns the steadiness term off."""
-    style_size: int = 384
-    """Short side at which the painting is looked at, pixels: larger gives larger marks."""
-    style_scale: float = 1.0
-    """Multiplies `style_size`."""
-    statistics: Statistics = "gram"
-    """What a style is: Johnson's Gram matrices, or mean and covariance; see `style_targets.py`."""
-    keyframes: Path | None = None
-    """Folder that `impasto gatys video` wrote: the network is pulled towards these pictures of one film."""
-    keyframe_weight: float = 1.0
-    videos: Path | None = None
-    """Folder of clips: a second stage that makes painted frames agree along their motion; see `clips`."""
-    video_weight: float = 60.0
-    seed: int = 0
-    checkpoint_every: int = 250
-    sample_every: int = 500
-    precision: Precision = "auto"
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        check_at_least_one(self, "steps", "batch_size", "checkpoint_every", "sample_every")
-        check_not_negative(self, "content_weight", "style_weight", "tv_weight", "motion_weight")
-        check_not_negative(self, "keyframe_weight", "video_weight")
-        check_positive(self, "learning_rate", "style_scale")
-        check_share(self, "structure")
-        check_choice(self, "statistics", get_args(Statistics))
-        check_crop(self, multiple=4)
-        if not 64 <= self.style_size * self.style_scale <= 2048:
-            raise ValueError(
-                f"style_size times style_scale must be in 64…2048, got {self.style_size * self.style_scale:g}"
-            )
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a step reports."""
-
-    step: int
-    """Steps done."""
-    steps: int
-    losses: Mapping[str, float]
-    """`content`, `style`, `tv`, `range`, `motion`, `videos` unweighted, `total` weighted; means since the last one."""
-    style_weight: float
-    pictures_per_second: float
-    seconds_left: float
-    bad_files: int
-    """Photographs that could not be read so far."""
-
-
-@dataclass
-class StyleBalance:
-    """Finds the style weight that keeps a chosen share of the photograph's structure (`quality.structure_kept`).
-
-    What weight that takes differs by a factor of twenty between paintings. The first step's losses give a start; from
-    then on a slow integral control of the logarithm raises the weight while more structure is kept than asked for, and
-    lowers it otherwise. It waits until the network shows the photograph at all, and is frozen for the last fifth of
-    the training, so that the network converges on a fixed loss.
-
-    Two other balances were tried. Holding the ratio of the weighted losses does not work: a low weight leaves the style
-    loss high, which lowers the weight further, until the network copies the photograph. Holding the content loss works,
-    but at 0.5 a woodcut keeps its photograph's colours and a pointillist loses his shapes.
-    """
-
-    structure: float
-    content_weight: float
-    fixed: float | None
-    """A weight that the user chose; then nothing is controlled."""
-    weight: float = 0.0
-
-    START = 5.0  # the untrained network's style loss falls far more than its content loss
-    SPEED = 15.0  # how far the weight's logarithm can go in a whole training: from 5 to anything sensible in a third
-    WAITING = 0.06
-    FROZEN = 0.2
-
-    def update(self, *, content: float, style: float, structure: float, step: int, steps: int) -> float:
-        """The weight for step `step` of `steps`, given the losses and the structure kept of its batch."""
-        if self.fixed is not None:
-            self.weight = self.fixed
-        elif self.weight == 0.0:
-            self.weight = self.START * self.content_weight * max(content, 1e-6) / max(style, 1e-6)
-        elif self.WAITING <= step / steps < 1 - self.FROZEN:
-            error = min(0.1, max(-0.1, structure - self.structure)) / 0.1  # bounded: one batch may be far off
-            self.weight *= math.exp(self.SPEED / steps * error)
-        return self.weight
 
 
 @dataclass
@@ -230,7 +97,7 @@ def train(
         for batch in photos.batches(run.step):
             if run.step >= config.steps or should_stop():
                 break
-            share = batch.chunk(world)[rank].to(device, memory_format=_MEMORY_FORMAT)
+            share = batch.chunk(world)[rank].to(device, memory_format=MEMORY_FORMAT)
             losses = _step(run, network, share, targets, config, rank=rank, autocast=autocast)
             run.step += 1
             if rank:
@@ -245,19 +112,6 @@ def train(
         if rank == 0 and meter.last:
             _save(run, config, meter.last)
         return config.output / "checkpoint.safetensors"
-
-
-@contextmanager
-def process_group() -> Iterator[tuple[int, int]]:
-    """Rank and number of processes; (0, 1) unless started by torchrun."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield 0, 1
-        return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        yield dist.get_rank(), dist.get_world_size()
-    finally:
-        dist.destroy_process_group()
 
 
 @dataclass(frozen=True)
@@ -279,7 +133,7 @@ class _Targets:
             )
         painting = resize_short_side(painting, round(config.style_size * config.style_scale))
         network = load_loss_network(config.loss_network, weights=config.loss_weights)
-        network = network.to(device, memory_format=_MEMORY_FORMAT)  # type: ignore[call-overload]
+        network = network.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
         with torch.inference_mode():
             features = network(to_tensor(painting).to(device), STYLE_LAYERS)
         # Cloned outside inference mode: autograd refuses inference tensors.
@@ -292,17 +146,9 @@ class _Targets:
 
 def _start(config: TrainConfig, device: torch.device) -> _Run:
     network = build_network(NetworkConfig.for_tier(config.tier))
-    network = network.to(device, memory_format=_MEMORY_FORMAT)  # type: ignore[call-overload]
+    network = network.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
     return _Run(network, optimizer, StyleBalance(config.structure, config.content_weight, config.style_weight))
-
-
-def learning_rate(step: int, steps: int, highest: float) -> float:
-    """One cycle (Smith and Topin 2017): linear up over the first twentieth, half a cosine down to a hundredth."""
-    warmup = max(1, steps // 20)
-    if step < warmup:
-        return highest * (step + 1) / warmup
-    return highest * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
 
 
 def _step(
@@ -385,7 +231,7 @@ def _inputs(step: int, photos: Tensor, targets: _Targets, config: TrainConfig, *
     if targets.keyframes is not None:
         # One for every four photographs: a film's few keyframes are soon known by heart.
         pairs = targets.keyframes.batch(step * 64 + rank, (len(photos) + 3) // 4)
-        frames, keyframes = (x.to(photos.device, memory_format=_MEMORY_FORMAT) for x in pairs)
+        frames, keyframes = (x.to(photos.device, memory_format=MEMORY_FORMAT) for x in pairs)
     clips = None
     if targets.clips is not None and step >= VIDEO_STAGE * config.steps:
         # One pair, two pictures, for every four photographs: a step takes a third longer.
@@ -418,42 +264,6 @@ def _terms(photos: Tensor, painted: Tensor, inputs: _Inputs, targets: _Targets, 
         first, second = clip_frames.chunk(2)
         terms["videos"] = clip_loss(first, second, inputs.clips)
     return terms
-
-
-def mean_over_processes(terms: Mapping[str, Tensor]) -> dict[str, float]:
-    """Scalars by name, averaged over the processes that `torchrun` started."""
-    values = torch.stack([term.detach().float() for term in terms.values()])
-    if dist.is_initialized():
-        dist.all_reduce(values)
-        values /= dist.get_world_size()
-    return dict(zip(terms, values.tolist(), strict=True))
-
-
-class Meter:
-    """Smoothed losses, speed and time left."""
-
-    SMOOTHING = 0.95
-
-    def __init__(self, steps: int, start: int, batch_size: int) -> None:
-        self.steps, self.start, self.batch_size = steps, start, batch_size
-        self.begun = time.monotonic()
-        self.last: dict[str, float] = {}
-
-    def tick(self, step: int, losses: Mapping[str, float], style_weight: float, bad_files: int) -> Progress:
-        """After step `step`, with the losses of its batch."""
-        done = step - self.start
-        keep = min(self.SMOOTHING, 1 - 1 / done)
-        self.last = {name: keep * self.last.get(name, value) + (1 - keep) * value for name, value in losses.items()}
-        per_second = done / max(1e-9, time.monotonic() - self.begun)
-        return Progress(
-            step=step,
-            steps=self.steps,
-            losses=dict(self.last),
-            style_weight=style_weight,
-            pictures_per_second=per_second * self.batch_size,
-            seconds_left=(self.steps - step) / per_second,
-            bad_files=bad_files,
-        )
 
 
 # What makes two runs the same run; paths and intervals may differ when it is resumed.

@@ -18,17 +18,10 @@ from .adain_reference import AdainNetworks
 from .data import PhotoCrops, find_pictures
 from .device import bf16_is_faster, torch_device
 from .errors import TrainingError
+from .loop import MEMORY_FORMAT, Meter, Progress, learning_rate, mean_over_processes, process_group
 from .loss_network import CONTENT_LAYER, STYLE_LAYERS, load_loss_network
 from .state import check_no_run, load_state, save_state
-from .train import (
-    Meter,
-    Progress,
-    learning_rate,
-    mean_over_processes,
-    process_group,
-)
 
-_MEMORY_FORMAT = torch.channels_last
 _WARM_START_PHOTOS = 16
 _LARGEST_GRADIENT = 5.0
 
@@ -81,9 +74,9 @@ def train_adain(
         for photo_batch, painting_batch in zip(photos.batches(run.step), paintings.batches(run.step), strict=False):
             if run.step >= config.steps or should_stop():
                 break
-            share = photo_batch.chunk(world)[rank].to(device, memory_format=_MEMORY_FORMAT)
+            share = photo_batch.chunk(world)[rank].to(device, memory_format=MEMORY_FORMAT)
             styles = _recoloured(painting_batch, config.seed, run.step).chunk(world)[rank]
-            styles = styles.to(device, memory_format=_MEMORY_FORMAT)
+            styles = styles.to(device, memory_format=MEMORY_FORMAT)
             losses = _step(run, model, share, styles, config, rank=rank, autocast=autocast)
             run.step += 1
             if rank:
@@ -105,14 +98,14 @@ def train_adain(
 
 def _start(config: AdainTrainConfig, photos: PhotoCrops, device: torch.device) -> _Run:
     loss_network = load_loss_network(config.loss_network, weights=config.loss_weights)
-    loss_network = loss_network.to(device, memory_format=_MEMORY_FORMAT)  # type: ignore[call-overload]
+    loss_network = loss_network.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
     objective: Objective
     if config.kind == "reference":
         objective = ReferenceObjective(config, loss_network)
     else:
         crops = PhotoCrops(photos.paths, _WARM_START_PHOTOS, config.crop_size, config.seed).batch(0)
         objective = CompactObjective(config, loss_network, crops)
-    model = objective.model.to(device, memory_format=_MEMORY_FORMAT)  # type: ignore[call-overload]
+    model = objective.model.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return _Run(objective, torch.optim.Adam(learning, lr=config.learning_rate))
 
