@@ -5,6 +5,7 @@ import contextlib
 import json
 import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -381,6 +382,20 @@ def test_opencv_reads_the_mjpeg_stream(run: SimpleNamespace) -> None:
     painted = [p for p in pictures if p is not None and abs(int(p[90, 160, 1]) - CAMERA_VALUE - 30) <= 2]
     assert len(painted) > 15
     assert not [p for p in pictures if p is not None and abs(int(p[90, 160, 1]) - CAMERA_VALUE) <= 2]
+    wait_until(lambda: not run.panel.hub.watched())
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+def test_ffmpeg_reads_the_mjpeg_stream(run: SimpleNamespace) -> None:
+    """As OBS' media source does."""
+    done = subprocess.run(
+        ["ffmpeg", "-v", "error", "-f", "mpjpeg", "-i", mjpeg_url(run), "-frames:v", "30", "-pix_fmt", "rgb24",
+         "-f", "rawvideo", "-"],
+        capture_output=True, timeout=60,
+    )  # fmt: skip
+    pictures = np.frombuffer(done.stdout, np.uint8).reshape(-1, 180, 320, 3)
+    assert len(pictures) == 30, done.stderr
+    assert abs(float(np.median(pictures[-1])) - CAMERA_VALUE - 30) <= 2
     wait_until(lambda: not run.panel.hub.watched())
 
 

@@ -6,9 +6,11 @@ Needs playwright and Chromium.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
@@ -16,8 +18,8 @@ from playwright.sync_api import sync_playwright
 from impasto.assets import DEMO_CLIP
 
 VIEWS = {
-    "dark": {"viewport": {"width": 1440, "height": 1000}, "color_scheme": "dark"},
-    "light": {"viewport": {"width": 1440, "height": 1000}, "color_scheme": "light"},
+    "dark": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
+    "light": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True},
 }
 
@@ -30,7 +32,7 @@ def main() -> None:
     command = "from impasto.realtime.cli import stylize_webcam; stylize_webcam()"
     program = subprocess.Popen(
         [sys.executable, "-c", command, str(DEMO_CLIP), "--style", arguments.style, "--port", "0"],
-        stderr=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE, text=True, env=os.environ | {"IMPASTO_STYLES": tempfile.mkdtemp()},
     )  # fmt: skip
     try:
         url = next(line.split()[1] for line in program.stderr or [] if line.startswith("panel:"))
@@ -41,11 +43,11 @@ def main() -> None:
             for name, options in VIEWS.items():
                 page = browser.new_context(**options).new_page()
                 page.goto(url)
-                page.wait_for_timeout(45_000 if name == "dark" else 8_000)  # the graph wants to be filled
+                page.wait_for_timeout(30_000 if name == "dark" else 5_000)  # the graph wants to be filled
                 if name == "light":
                     page.click("#compare")
                     page.wait_for_timeout(1_500)
-                page.screenshot(path=arguments.folder / f"panel-{name}.jpg", quality=88)
+                page.screenshot(path=arguments.folder / f"panel-{name}.jpg", type="jpeg", quality=72)
                 page.close()
             browser.close()
     finally:
