@@ -73,6 +73,9 @@ PIPE_MUXERS: dict[PipeFormat, str] = {"matroska": "matroska", "nut": "nut", "y4m
 
 ENCODER_THREADS = 8
 """The same everywhere, because x264 makes other bytes with other numbers: a film may be painted by several machines."""
+LARGE_PIXELS = 2048 * 1152
+LARGE_ENCODER_THREADS = 4
+"""For frames larger than that: each thread of x264 holds 75 MB at 4K, and the style is far slower there anyway."""
 
 REPEATABLE_X264 = "asm=avx2"
 """x264's AVX-512 code for macroblock trees reads memory that nobody wrote: the same pictures give other bytes at every
@@ -94,7 +97,6 @@ class Encoding:
     """Whether pictures may be coded out of order; pipes go without for less delay, NUT because its times begin at 0."""
     keep_hdr: bool = False
     """10 bits and the stream's own HDR tags."""
-    threads: int = ENCODER_THREADS
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
@@ -120,6 +122,10 @@ class Encoding:
                 raise SinkError(f"codec must have 10 bits to keep HDR, got {self.codec}: use hevc, av1, vp9 or prores")
             return self.choice.deep_format
         return self.choice.pixel_format
+
+    def threads(self, height: int, width: int) -> int:
+        """Of the encoder, for frames of this size."""
+        return ENCODER_THREADS if height * width <= LARGE_PIXELS else LARGE_ENCODER_THREADS
 
     @property
     def options(self) -> dict[str, str]:

@@ -13,13 +13,13 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
+from .codecs import LARGE_PIXELS
 from .frame import Frame
 from .sink import Sink
 from .source import Source
 
 FILE_QUEUE_LENGTH = 4
 """Frames that may wait between two stages of a file: enough to hide a slow keyframe, 25 MB at 1080p."""
-LARGE_PIXELS = 2048 * 1152
 LARGE_QUEUE_LENGTH = 2
 """The same for frames larger than this: 25 MB each at 4K."""
 LIVE_QUEUE_LENGTH = 1

@@ -168,7 +168,7 @@ class PictureEncoder:
         context.color_primaries = info.color.primaries
         context.color_trc = info.color.transfer
         context.thread_type = "AUTO"
-        context.thread_count = encoding.threads
+        context.thread_count = encoding.threads(height, width)
         self._convert = GifWriter() if encoding.codec == "gif" else YuvWriter(pixel_format, info.color.matrix)
         if not raw:
             self._open_encoder(name)

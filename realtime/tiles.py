@@ -3,7 +3,6 @@
 The method is `engine_statistics.measure_tiled`'s; here it stands behind the `Engine` contract, for films and pictures.
 """
 
-import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -13,8 +12,6 @@ from ..export.statistics import StatisticsLayout, Vector, Vectors
 from .engine import Batch, Done, EngineInfo, Library, Pending, check_batch
 from .engine_statistics import DEFAULT_TILE, StatisticsEngine, load_statistics_engine, measure_tiled, paint_tiles
 from .frame import Picture
-
-logger = logging.getLogger(__name__)
 
 ONE_PIECE_PIXELS = 4096 * 2304
 """Larger frames are painted in tiles unless the user says otherwise: one piece of 4K takes 1.8 GB, of 8K four times
@@ -123,11 +120,4 @@ def tile_for(height: int, width: int, wanted: int | None) -> int | None:
     """
     if wanted is not None:
         return wanted or None
-    if height * width <= ONE_PIECE_PIXELS:
-        return None
-    logger.warning(
-        "%dx%d is painted in tiles to fit into memory, which takes several times as long; --tile 0 paints in one piece",
-        width,
-        height,
-    )
-    return DEFAULT_TILE
+    return None if height * width <= ONE_PIECE_PIXELS else DEFAULT_TILE

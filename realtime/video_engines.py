@@ -81,9 +81,15 @@ class Engines:
         tile = tile_for(height, width, self._options.tile) if self._palette is None else None
         many = film and tile is None and height * width <= IN_FLIGHT_PIXELS
         fit = _Fit(tile, IN_FLIGHT if many else 1)
-        if fit != self._fit:
-            self._close_all()
-            self._fit = fit
+        if fit == self._fit:
+            return
+        if tile is not None and self._options.tile is None:
+            logger.warning(
+                "%dx%d is painted in tiles to fit into memory, which takes several times as long; "
+                "--tile 0 paints in one piece", width, height,
+            )  # fmt: skip
+        self._close_all()
+        self._fit = fit
 
     def stylizer(self, options: VideoOptions, info: StreamInfo | None = None) -> FilmStylizer:
         """What paints; ready for frames of this size, where it is known."""
@@ -104,11 +110,16 @@ class Engines:
 
     def pin(self, engine: Mapping[str, str]) -> None:
         """Where the user left the choice open, take the engine that an earlier run took: a race may end otherwise."""
-        if not self._engines and self._options.device == "auto" and self._options.library is None:
-            library, precision = cast(Library, engine["name"]), engine["precision"]
-            if self._options.precision in ("auto", precision):
-                self._is_pinned = self._options.precision == "auto"
-                self._options = replace(self._options, library=library, precision=precision)
+        options = self._options
+        library, precision, device = cast(Library, engine["name"]), engine["precision"], engine["device"].lower()
+        agrees = (
+            options.library in (None, library)
+            and options.precision in ("auto", precision)
+            and (options.device == "auto" or device.startswith(options.device))
+        )
+        if agrees and not self._engines:
+            self._is_pinned = options.precision == "auto"
+            self._options = replace(options, library=library, precision=precision)
 
     def _options_of(self, artifact: Artifact) -> VideoOptions:
         # A film may mix styles with and without an int8 version; the earlier run took the float one of the latter.
