@@ -69,7 +69,7 @@ def main() -> None:
     print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
     for clip in options.clips or [DEMO_CLIP]:
         speeds = [measure_ours(clip, options)]
-        speeds += [measure_baseline(clip, options, way) for way in BASELINES]
+        speeds += [measure_baseline(clip, options, way) for way in options.ways]
         show(clip, speeds, before.get("clips", {}).get(clip.name, []))
         report["clips"][clip.name] = [asdict(speed) for speed in speeds]
     report["engine_ms"] = engine_alone(options)

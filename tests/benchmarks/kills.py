@@ -1,9 +1,11 @@
 """SIGKILL at random moments, resumed until it is done: does the film always come out the same?
 
     python tests/benchmarks/kills.py CLIP --style ARTIFACT [--kills 20] [--smooth 0.8] [--normalization carried]
+        [--precision bf16]
 
 Each life of the job is a process of its own with the real engine; it is killed after a random share of the time that
 an undisturbed run took, counted from when its first frame may be painted. Compares FFmpeg's framemd5 of the results.
+Name a precision on a busy machine: every film begins with a race of its own, which may end otherwise there.
 """
 
 import argparse
@@ -43,8 +45,10 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smooth", type=float, default=0.0)
     parser.add_argument("--normalization", default="frame")
+    parser.add_argument("--precision", default="auto")
     given = parser.parse_args()
     look = {"style": given.style, "smooth": given.smooth, "normalization": given.normalization}
+    look["precision"] = given.precision
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["impasto.realtime.video", "openvino", "cv2"])
     rng = random.Random(given.seed)
