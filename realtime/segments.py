@@ -36,7 +36,7 @@ from .sink_file import DEFAULT_TIME_BASE, PictureEncoder
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 NOTE_SUFFIX = ".json"
 SEGMENT_FRAMES = 120
 """4 to 5 seconds: what a kill costs at most, for 1 to 2 % more bytes in key frames."""

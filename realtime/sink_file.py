@@ -148,7 +148,7 @@ class PictureEncoder:
         self._rate = info.frame_rate
         pixel_format = "yuv420p" if raw else encoding.pixel_format
         name = "wrapped_avframe" if raw else encoding.encoder_name
-        options = {} if raw else encoding.options
+        options = {} if raw else encoding.options_for(height, width)
         try:
             self.stream = cast(VideoStream, container.add_stream(name, rate=info.frame_rate, options=options))
         except (av.FFmpegError, ValueError) as exc:
@@ -168,7 +168,6 @@ class PictureEncoder:
         context.color_primaries = info.color.primaries
         context.color_trc = info.color.transfer
         context.thread_type = "AUTO"
-        context.thread_count = encoding.threads(height, width)
         self._convert = GifWriter() if encoding.codec == "gif" else YuvWriter(pixel_format, info.color.matrix)
         if not raw:
             self._open_encoder(name)
