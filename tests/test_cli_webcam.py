@@ -198,7 +198,7 @@ def test_a_full_disk_ends_the_recording_and_nothing_else(environment: dict[str, 
     target = tmp_path / "out.mp4"
     process = subprocess.Popen(
         [sys.executable, "-c", NO_LARGE_FILES, "lavfi:testsrc2=size=320x240:rate=30,noise=alls=60:allf=t",
-         "--style", "small", "--record", str(target), "--stdout", "--no-panel"],
+         "--style", "small", "--record", str(target), "--stdout", "--no-panel", "--device", "cpu"],
         env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     pictures = bytearray()
@@ -212,6 +212,7 @@ def test_a_full_disk_ends_the_recording_and_nothing_else(environment: dict[str, 
     late = threading.Timer(90, process.kill)
     late.start()
     stopped = next((line for line in process.stderr if b"recording to" in line and b"stopped" in line), b"")
+    assert stopped, "nothing was said about the recording"
     enough = len(pictures) + 10 * 320 * 240 * 3  # raw pictures: the other output goes on
     wait_until(lambda: len(pictures) > enough, 20.0)
     process.send_signal(signal.SIGTERM)

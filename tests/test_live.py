@@ -136,6 +136,23 @@ def test_no_raw_picture_leaves_when(harm: Callable[..., None]) -> None:
     assert "raw" not in gallery.kinds()
 
 
+def test_no_raw_picture_leaves_when_the_style_that_fades_out_breaks() -> None:
+    gallery, engines = Gallery(), {"a": FakeEngine(plus=100), "b": FakeEngine(plus=160)}
+    settings = LiveSettings("a", crossfade_seconds=1.5)
+    session = LiveSession(
+        FakeFeed(), lambda name, tier: engines[name], settings=settings, size=(HEIGHT, WIDTH), frame_rate=Fraction(30)
+    )
+    session.add_output(gallery.output())
+    with session:
+        wait_until(lambda: session.status.painted > 10)
+        session.change({"style": "b"})
+        wait_until(lambda: session.status.painting_style == "b")
+        engines["a"].broken = True
+        wait_until(lambda: session.status.problem)
+        wait_until(lambda: not session.status.problem and (session.snapshot() == CAMERA_VALUE + 160).all(), 12.0)
+    assert "raw" not in gallery.kinds()
+
+
 def test_no_raw_picture_leaves_while_the_first_style_loads() -> None:
     gallery = Gallery()
 
