@@ -1,11 +1,11 @@
 """Networks for any painting to artifacts: `NAME.stylizer.onnx` and `NAME.style-encoder.onnx`, proven together."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +14,9 @@ from .arbitrary import Vector, bake
 from .artifact import Artifact, Metadata, Parity, save_artifact
 from .centre import Moments, centre_activations
 from .errors import ArtifactError
-from .parity import Candidate, Paint, Picture, check_floor, compare
+from .parity import Candidate, Paint, Picture, prove
 from .pictures import crop_to_stride
-from .to_onnx import OPSET, Progress, make_plain, store_weights_as_half
+from .to_onnx import OPSET, Progress, check_export, make_plain, store_weights_as_half
 
 if TYPE_CHECKING:
     import onnx
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ..training.adain_reference import AdainNetworks
 
 ENCODER_SUFFIX = ".style-encoder.onnx"
-STYLIZER_SUFFIX = ".stylizer.onnx"
 _STRIDE_OF_ENCODERS = 16
 
 
@@ -83,19 +82,10 @@ def export_any(
     Raises:
         ArtifactError: an engine's pictures differ from PyTorch's by more than the floor of its precision.
     """
-    for package in ("torch", "safetensors", "onnxscript"):
-        if find_spec(package) is None:
-            raise ArtifactError(f"{package} must be installed to export a checkpoint: pip install 'impasto[train]'")
+    path, checkpoint = Path(path), Path(checkpoint)
+    check_export([path, encoder_path(path)], photographs, candidates, fewest=2, overwrite=overwrite)
     from ..training.adain_checkpoint import load_adain_checkpoint
 
-    path, checkpoint = Path(path), Path(checkpoint)
-    if not path.parent.is_dir():
-        raise ArtifactError(f"{path.parent} must be a folder that exists")
-    for target in (path, encoder_path(path)):
-        if target.exists() and not overwrite:
-            raise ArtifactError(f"{target} must not exist yet: choose another name or pass --overwrite")
-    if len(photographs) < 2:
-        raise ArtifactError(f"photographs for the parity check must be at least two, got {len(photographs)}")
     loaded = load_adain_checkpoint(checkpoint)
     networks = loaded.build()
     on_progress(f"building the graphs of {loaded.kind} networks")
@@ -291,29 +281,20 @@ def _prove(
     *,
     on_progress: Progress,
 ) -> tuple[Parity, ...]:
-    from tempfile import TemporaryDirectory
-
-    if not any(candidate.precision in ("fp32", "int8") for candidate in candidates):
-        raise ArtifactError("an engine for the parity check must be installed: pip install 'impasto[cpu]'")
     pairs = _pairs(networks, photographs)
     wanted = [torch_reference(networks, style)(photo) for photo, style in pairs]
-    results = []
     with TemporaryDirectory(prefix="impasto-") as folder:
         baked = [
             save_artifact(bake(model, _vector(style)), replace(metadata, kind="single"), Path(folder) / f"{i}.onnx")
             for i, (_, style) in enumerate(pairs)
         ]
-        for candidate in candidates:
-            painted = []
+
+        def painted(candidate: Candidate) -> Iterator[Picture]:
             for artifact, (photo, _) in zip(baked, pairs, strict=True):
                 with candidate.open(artifact) as paint:
-                    painted.append(paint(photo))
-            both = list(zip(wanted, painted, strict=True))
-            parity = compare(both, precision=candidate.precision, engine=candidate.name)
-            on_progress(f"{parity.engine} {parity.precision}: {parity.psnr_db:.1f} dB to PyTorch fp32")
-            check_floor(parity)
-            results.append(parity)
-    return tuple(results)
+                    yield paint(photo)
+
+        return prove(candidates, wanted, lambda candidate: list(painted(candidate)), on_progress=on_progress)
 
 
 def torch_reference(networks: "AdainNetworks", style: "torch.Tensor") -> Paint:

@@ -54,6 +54,33 @@ class Candidate:
     open: Opener
 
 
+def prove(
+    candidates: Sequence[Candidate],
+    wanted: Sequence[Picture],
+    paint: Callable[[Candidate], Sequence[Picture]],
+    *,
+    on_progress: Callable[[str], None],
+) -> tuple[Parity, ...]:
+    """How near every candidate comes to PyTorch in fp32.
+
+    Args:
+        wanted: PyTorch's pictures.
+        paint: a candidate's, in the same order.
+        on_progress: gets one line for each.
+
+    Raises:
+        ArtifactError: one of them is below its precision's floor.
+    """
+    proven = []
+    for candidate in candidates:
+        pairs = zip(wanted, paint(candidate), strict=True)
+        parity = compare(pairs, precision=candidate.precision, engine=candidate.name)
+        on_progress(f"{parity.engine} {parity.precision}: {parity.psnr_db:.1f} dB to PyTorch fp32")
+        check_floor(parity)
+        proven.append(parity)
+    return tuple(proven)
+
+
 def compare(pictures: Iterable[tuple[Picture, Picture]], *, precision: Precision, engine: str) -> Parity:
     """Difference of (reference, candidate) pairs, all values of all pictures pooled."""
     squared = values = pixels = off = 0

@@ -13,7 +13,7 @@ import numpy as np
 from .artifact import Artifact, Metadata, Parity, StyleOrigin, Tier, save_artifact
 from .centre import centre_activations, norm_input_moments
 from .errors import ArtifactError
-from .parity import Candidate, Paint, Picture, check_floor, compare
+from .parity import Candidate, Paint, Picture, prove
 from .pictures import crop_to_stride
 
 if TYPE_CHECKING:
@@ -52,25 +52,42 @@ def export_onnx(
     Raises:
         ArtifactError: an engine's pictures differ from PyTorch's by more than the floor of its precision.
     """
-    for package in ("torch", "safetensors", "onnxscript"):
-        if find_spec(package) is None:
-            raise ArtifactError(f"{package} must be installed to export a checkpoint: pip install 'impasto[train]'")
+    path = Path(path)
+    check_export([path], photographs, candidates, fewest=1, overwrite=overwrite)
     from ..training.checkpoint import load_checkpoint
 
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise ArtifactError(f"{path} must not exist yet: choose another name or pass --overwrite")
-    if not photographs:
-        raise ArtifactError("photographs for the parity check must be at least one, got none: pass --photos DIR")
-    if not path.parent.is_dir():
-        raise ArtifactError(f"{path.parent} must be a folder that exists")
     loaded = load_checkpoint(Path(checkpoint))
     network = loaded.build()
     on_progress(f"building the graph of {loaded.config.architecture}")
     model = build_graph(network, photographs=photographs, half_weights=half_weights)
     metadata = metadata_of(loaded, stride=network.stride)
-    parity = prove(model, metadata, network, photographs, candidates, on_progress=on_progress)
+    parity = _prove(model, metadata, network, photographs, candidates, on_progress=on_progress)
     return save_artifact(model, replace(metadata, parity=parity), path, overwrite=overwrite)
+
+
+def check_export(
+    targets: Sequence[Path],
+    photographs: Sequence[Picture],
+    candidates: Sequence[Candidate],
+    *,
+    fewest: int,
+    overwrite: bool,
+) -> None:
+    """Refuse before minutes of work what would fail after it; `fewest` photographs are needed."""
+    for package in ("torch", "safetensors", "onnxscript"):
+        if find_spec(package) is None:
+            raise ArtifactError(f"{package} must be installed to export a checkpoint: pip install 'impasto[train]'")
+    for target in targets:
+        if not target.parent.is_dir():
+            raise ArtifactError(f"{target.parent} must be a folder that exists")
+        if target.exists() and not overwrite:
+            raise ArtifactError(f"{target} must not exist yet: choose another name or pass --overwrite")
+    if len(photographs) < fewest:
+        raise ArtifactError(
+            f"photographs for the parity check must be at least {fewest}, got {len(photographs)}: pass --photos DIR"
+        )
+    if not any(candidate.precision in ("fp32", "int8") for candidate in candidates):
+        raise ArtifactError("an engine for the parity check must be installed: pip install 'impasto[cpu]'")
 
 
 def build_graph(
@@ -112,32 +129,25 @@ def metadata_of(checkpoint: "Checkpoint", *, stride: int) -> Metadata:
     )
 
 
-def prove(
+def _prove(
     model: "onnx.ModelProto",
     metadata: Metadata,
     network: "TransformationNetwork",
     photographs: Sequence[Picture],
     candidates: Sequence[Candidate],
     *,
-    on_progress: Progress = lambda line: None,
+    on_progress: Progress,
 ) -> tuple[Parity, ...]:
-    """Parity of every candidate with PyTorch in fp32; an `ArtifactError` where one lies below its floor."""
-    if not any(candidate.precision in ("fp32", "int8") for candidate in candidates):
-        raise ArtifactError("an engine for the parity check must be installed: pip install 'impasto[cpu]'")
     photographs = [crop_to_stride(photo, metadata.stride) for photo in photographs]
     reference = torch_reference(network)
-    references = [reference(photo) for photo in photographs]
-    results = []
     with TemporaryDirectory(prefix="impasto-") as folder:
         artifact = save_artifact(model, metadata, Path(folder) / "candidate.onnx")
-        for candidate in candidates:
+
+        def painted(candidate: Candidate) -> list[Picture]:
             with candidate.open(artifact) as paint:
-                pairs = [(wanted, paint(photo)) for wanted, photo in zip(references, photographs, strict=True)]
-            parity = compare(pairs, precision=candidate.precision, engine=candidate.name)
-            on_progress(f"{parity.engine} {parity.precision}: {parity.psnr_db:.1f} dB to PyTorch fp32")
-            check_floor(parity)
-            results.append(parity)
-    return tuple(results)
+                return [paint(photo) for photo in photographs]
+
+        return prove(candidates, [reference(photo) for photo in photographs], painted, on_progress=on_progress)
 
 
 def torch_reference(network: "torch.nn.Module") -> Paint:

@@ -130,7 +130,7 @@ def test_what_cannot_be_exported(checkpoint: Path, pair: AnyPainting, tmp_path: 
     photographs = [drawn(0), drawn(1)]
     with pytest.raises(ArtifactError, match="must not exist yet"):
         export_any(checkpoint, pair.stylizer.path, photographs=photographs, candidates=[])
-    with pytest.raises(ArtifactError, match="must be at least two, got 1"):
+    with pytest.raises(ArtifactError, match="must be at least 2, got 1"):
         export_any(checkpoint, tmp_path / "a.onnx", photographs=photographs[:1], candidates=[])
     with pytest.raises(ArtifactError, match="must be a folder that exists"):
         export_any(checkpoint, tmp_path / "no" / "a.onnx", photographs=photographs, candidates=[])
