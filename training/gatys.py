@@ -23,12 +23,11 @@ from .data import Picture, to_picture, to_tensor
 from .errors import TrainingError
 from .gatys_color import finish_colors, prepare_colors
 from .gatys_config import SMALLEST, STYLE_WEIGHTS, GatysConfig
-from .gatys_masks import Color, Regions, Weights, find_regions, match_regions, name_color, soft_weights
 from .gatys_memory import available_memory, largest_size, memory_needed
 from .gatys_objective import Objective, StyleTerm, content_terms, style_terms
 from .gatys_optimize import Evaluation, minimise
+from .gatys_regions import MatchedRegions, regions_of
 from .loss_network import LossNetwork
-from .style_targets import layer_target
 
 log = logging.getLogger(__name__)
 
@@ -110,10 +109,12 @@ def paint(
     config = GatysConfig() if config is None else config
     if config.style_weight != 0 and not styles:
         raise ValueError("styles must be at least one painting unless style_weight is 0")
-    regions = _regions(content, styles, content_mask)
+    regions = regions_of(content, content_mask, [style.picture for style in styles], [style.mask for style in styles])
     device = loss_network.preprocess.weight.device
     scales = scale_sizes(content.shape[0], content.shape[1], config.min_size, config.size)
-    check_memory(scales[-1], loss_network, config)
+    check_memory(scales[-1], styles, loss_network, config)
+    for style in styles:
+        _check_detail(style.picture, min(scales[-1]), config.style_scale)
     photo, paintings = prepare_colors(
         content,
         [style.picture for style in styles],
@@ -164,7 +165,9 @@ def scale_sizes(height: int, width: int, min_size: int, size: int) -> list[tuple
     ]
 
 
-def check_memory(shape: tuple[int, int], loss_network: LossNetwork, config: GatysConfig) -> int:
+def check_memory(
+    shape: tuple[int, int], styles: Sequence[StyleImage], loss_network: LossNetwork, config: GatysConfig
+) -> int:
     """Bytes that painting at (height, width) takes.
 
     Raises:
@@ -174,15 +177,28 @@ def check_memory(shape: tuple[int, int], loss_network: LossNetwork, config: Gaty
     layers = _all_layers(config)
     if unknown := layers - set(loss_network.layers):
         raise ValueError(f"layers must be among {', '.join(loss_network.layers)}, got {', '.join(sorted(unknown))}")
-    needed = memory_needed(*shape, loss_network, layers, optimizer=config.optimizer, history=config.history)
+    sides = [_style_shape(style.picture, min(shape), config.style_scale) for style in styles]
+    share = max((height * width for height, width in sides), default=0) / (shape[0] * shape[1])
+    needed = memory_needed(
+        *shape, loss_network, layers, optimizer=config.optimizer, history=config.history, painting_share=share
+    )
     available = available_memory(loss_network.preprocess.weight.device)
     if available is None or needed <= available:
         return needed
     aspect = min(shape) / max(shape)
-    largest = largest_size(available, aspect, loss_network, layers, optimizer=config.optimizer, history=config.history)
+    largest = largest_size(
+        available,
+        aspect,
+        loss_network,
+        layers,
+        optimizer=config.optimizer,
+        history=config.history,
+        painting_share=share,
+    )
     raise TrainingError(
         f"size must be at most {largest} to fit into the {available / 2**30:.1f} GB of memory that are free, got "
-        f"{max(shape)}, which needs {needed / 2**30:.1f} GB; a smaller --history or --optimizer adam needs less"
+        f"{max(shape)}, which needs {needed / 2**30:.1f} GB; a smaller --history, --style-scale or --optimizer adam "
+        "needs less"
     )
 
 
@@ -208,6 +224,15 @@ def _all_layers(config: GatysConfig) -> set[str]:
     return {*content, *style}
 
 
+def _check_detail(painting: Picture, short_side: int, style_scale: float) -> None:
+    enlarged = min(_style_shape(painting, short_side, style_scale)) / min(painting.shape[:2])
+    if enlarged > 2:
+        log.warning(
+            "the painting is %dx%d and is enlarged %.1f times: its marks will be soft; a smaller --style-scale helps",
+            painting.shape[1], painting.shape[0], enlarged,
+        )  # fmt: skip
+
+
 def _canvas(picture: Picture, height: int, width: int, device: torch.device) -> Tensor:
     return to_tensor(resize(picture, height, width)).to(device)
 
@@ -227,7 +252,7 @@ def _start(photo: Picture, height: int, width: int, config: GatysConfig, device:
 def _objective(
     photo: Picture,
     styles: Sequence[StyleImage],
-    regions: "_MatchedRegions | None",
+    regions: MatchedRegions | None,
     loss_network: LossNetwork,
     config: GatysConfig,
     height: int,
@@ -242,111 +267,27 @@ def _objective(
     total_weight = sum(image.weight for image in styles)
     for number, image in enumerate(styles if config.style_weight != 0 else ()):
         painting = to_tensor(scaled_style(image.picture, min(height, width), config.style_scale)).to(device)
-        weight = image.weight / total_weight
         if regions is None:
+            weight = image.weight / total_weight
             style += style_terms(
                 painting, loss_network, config.style_layers, statistics=config.statistics, weight=weight
             )
         else:
-            style += regions.terms(number, weight, painting, loss_network, config, height, width)
+            weights = [other.weight for other in styles]
+            style += regions.terms(number, weights, painting, loss_network, config, height, width)
     style_weight = STYLE_WEIGHTS[config.statistics] if config.style_weight is None else config.style_weight
     return Objective(loss_network, content, style, config.content_weight, style_weight, config.tv_weight)
 
 
 def scaled_style(painting: Picture, short_side: int, style_scale: float) -> Picture:
     """The painting at `style_scale` times the picture's short side, never so small that a layer vanishes."""
+    return resize(painting, *_style_shape(painting, short_side, style_scale))
+
+
+def _style_shape(painting: Picture, short_side: int, style_scale: float) -> tuple[int, int]:
     height, width = painting.shape[:2]
     factor = max(short_side * style_scale, SMALLEST) / min(height, width)
-    if factor > 2:
-        log.warning(
-            "the painting is %dx%d and is enlarged %.1f times: its marks will be soft; a smaller --style-scale helps",
-            width, height, factor,
-        )  # fmt: skip
-    return resize(painting, max(1, round(height * factor)), max(1, round(width * factor)))
-
-
-@dataclass(frozen=True)
-class _MatchedRegions:
-    """Which region of the picture looks at which region of which painting."""
-
-    content: Regions
-    styles: Sequence[Regions]
-    pairs: Mapping[Color, Sequence[tuple[int, Color]]]
-
-    def terms(
-        self,
-        number: int,
-        weight: float,
-        painting: Tensor,
-        loss_network: LossNetwork,
-        config: GatysConfig,
-        height: int,
-        width: int,
-    ) -> list[StyleTerm]:
-        """The terms of painting `number`, (1, 3, h, w), for a picture of (height, width)."""
-        with torch.no_grad():
-            features = loss_network(painting, config.style_layers)
-        found = []
-        for color, partners in self.pairs.items():
-            for style_number, style_color in partners:
-                if style_number != number:
-                    continue
-                # Several paintings may share a region: there their weights are shared out anew.
-                rivals = len({other for other, _ in partners})
-                there = soft_weights(self.styles[number].masks[style_color], *painting.shape[-2:])
-                here = soft_weights(self.content.masks[color], height, width)
-                share = float(here.mean()) * (weight * len(self.styles) / rivals)
-                for layer, layer_weight in config.style_layers.items():
-                    target = layer_target(
-                        features[layer],
-                        _at_layer(
-                            there, features[layer].shape[-2:], f"style mask's {name_color(style_color)}", painting
-                        ),
-                        config.statistics,
-                    )
-                    shape = _layer_shape(layer, height, width)
-                    region = _at_layer(here, shape, f"content mask's {name_color(color)}", painting)
-                    found.append(StyleTerm(layer, target, layer_weight * share, region))
-        return found
-
-
-def _layer_shape(layer: str, height: int, width: int) -> tuple[int, int]:
-    """Height and width of `relu<block>_<i>`: halved, rounded down, before each block after the first."""
-    halvings = int(layer[4]) - 1
-    return height >> halvings, width >> halvings
-
-
-def _at_layer(weights: Weights, shape: tuple[int, int], what: str, like: Tensor) -> Tensor:
-    """A region's weights averaged down to a layer's size and made to sum to 1: (1, 1, H, W)."""
-    full = torch.from_numpy(weights)[None, None].to(like.device)
-    region = functional.adaptive_avg_pool2d(full, shape)
-    total = region.sum()
-    if float(total) < 1e-3:
-        raise TrainingError(f"the {what} region must be larger: nothing is left of it at {shape[1]}x{shape[0]}")
-    return region / total
-
-
-def _regions(content: Picture, styles: Sequence[StyleImage], content_mask: Picture | None) -> _MatchedRegions | None:
-    masks = [style.mask for style in styles if style.mask is not None]
-    if content_mask is None and not masks:
-        return None
-    if content_mask is None or len(masks) != len(styles):
-        raise ValueError(
-            f"masks must be given for the photograph and every painting, got {int(content_mask is not None)} and "
-            f"{len(masks)} for {len(styles)}"
-        )
-    for what, mask, picture in (
-        ("content mask", content_mask, content),
-        *(("style mask", style.mask, style.picture) for style in styles),
-    ):
-        if mask is not None and mask.shape != picture.shape:
-            raise TrainingError(
-                f"the {what} must be as large as its picture, {picture.shape[1]}x{picture.shape[0]}, got "
-                f"{mask.shape[1]}x{mask.shape[0]}"
-            )
-    here = find_regions(content_mask, what="content mask")
-    there = [find_regions(mask, what="style mask") for mask in masks]
-    return _MatchedRegions(here, there, match_regions(here, there))
+    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 class _Clock:

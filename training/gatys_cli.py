@@ -102,7 +102,7 @@ def picture(
     photo = _read(content)
     paintings = _style_images(styles, options, style_mask or [])
     mask = None if content_mask is None else _read(content_mask)
-    _say_memory(photo, network, config, quiet=options.quiet)
+    _say_memory(photo, paintings, network, config, quiet=options.quiet)
 
     def save(iterate: "Iterate") -> None:
         if save_every and iterate.iteration % save_every == 0:
@@ -154,7 +154,7 @@ def sweep(
     config = options.config()
     network = _load_network(options)
     photo, paintings = _read(content), _style_images(styles, options, [])
-    _say_memory(photo, network, config, quiet=options.quiet)
+    _say_memory(photo, paintings, network, config, quiet=options.quiet)
     with stop_on_interrupt(_STOPPING) as stop, _display(quiet=options.quiet) as show:
         done = run_sweep(
             photo, paintings, network, config, axes, output, callback=lambda _, it: show(it), should_stop=stop.is_set
@@ -241,12 +241,14 @@ def _style_images(paths: Sequence[Path], options: PaintOptions, masks: Sequence[
     ]
 
 
-def _say_memory(photo: "Picture", network: "LossNetwork", config: GatysConfig, *, quiet: bool) -> None:
+def _say_memory(
+    photo: "Picture", styles: "Sequence[StyleImage]", network: "LossNetwork", config: GatysConfig, *, quiet: bool
+) -> None:
     from .gatys import check_memory, scale_sizes
     from .gatys_memory import available_memory
 
     scales = scale_sizes(photo.shape[0], photo.shape[1], config.min_size, config.size)
-    needed = check_memory(scales[-1], network, config)
+    needed = check_memory(scales[-1], styles, network, config)
     available = available_memory(network.preprocess.weight.device)
     if not quiet:
         sizes = ", ".join(f"{width}x{height}" for height, width in scales)

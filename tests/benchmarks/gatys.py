@@ -35,7 +35,8 @@ def main() -> None:
     photo, style = read_picture(options.photo), StyleImage(read_picture(options.style))
     config = GatysConfig(size=options.size, min_size=options.size, statistics=options.statistics)
     height, width = scale_sizes(*photo.shape[:2], options.size, options.size)[0]
-    print(f"{width}x{height}, estimated {check_memory((height, width), network, config) / 2**30:.2f} GB", flush=True)
+    needed = check_memory((height, width), [style], network, config)
+    print(f"{width}x{height}, estimated {needed / 2**30:.2f} GB", flush=True)
     for way in options.ways.split(","):
         report(way, config, photo, style, network, options.seconds, (height, width))
 
