@@ -261,7 +261,7 @@ def test_luminance_mode_keeps_the_photographs_chroma(tiny):
     photo = blobs(0)
     small = cv2.resize(photo, (96, 72), interpolation=cv2.INTER_AREA)
     for mode in ("luminance", "content"):
-        painted = paint(photo, [StyleImage(blobs(1))], tiny, replace(SMALL, color=mode)).picture
+        painted = paint(photo, [StyleImage(blobs(1))], tiny, replace(SMALL, style_weight=50.0, color=mode)).picture
         assert np.abs(chroma(painted) - chroma(small)).mean() <= 2
         assert np.abs(painted.astype(int) - small).mean() > 2  # and it is painted
 
@@ -388,6 +388,7 @@ def test_the_memory_said_is_the_memory_taken(shared_data):
     script = f"""
 import resource, torch
 from pathlib import Path
+from impasto.training.gatys_lbfgs import Curvature
 from impasto.training.gatys_memory import memory_needed
 from impasto.training.gatys_objective import Objective, content_terms, style_terms
 from impasto.training.gatys_optimize import minimise
@@ -399,7 +400,7 @@ def work(side):
     photo = torch.rand(1, 3, side, side) * 255
     objective = Objective(network, content_terms(photo, network, {{GATYS_CONTENT_LAYER: 1.0}}),
                           style_terms(photo[:, :, :64, :64], network, layers), 1, 50, 1)
-    minimise(objective, photo, evaluations=7, history=4)
+    minimise(objective, photo, evaluations=7, curvature=Curvature(4))
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 work(64)

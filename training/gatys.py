@@ -23,6 +23,7 @@ from .data import Picture, to_picture, to_tensor
 from .errors import TrainingError
 from .gatys_color import finish_colors, prepare_colors
 from .gatys_config import SMALLEST, STYLE_WEIGHTS, GatysConfig
+from .gatys_lbfgs import Curvature
 from .gatys_memory import available_memory, largest_size, memory_needed
 from .gatys_objective import Objective, StyleTerm, content_terms, style_terms
 from .gatys_optimize import Evaluation, minimise
@@ -124,23 +125,27 @@ def paint(
     )
     prepared = [StyleImage(picture, style.weight) for picture, style in zip(paintings, styles, strict=True)]
     clock = _Clock(scales, config.iterations)
-    picture: Tensor | None = None if start is None else _canvas(start, *scales[0], device)
+    curvature = Curvature(config.history)
+    picture = None if start is None else _canvas(start, *scales[0], device)
     curves: list[list[float]] = []
     notes: list[str] = []
     for scale, (height, width) in enumerate(scales):
-        objective = _objective(photo, prepared, regions, loss_network, config, height, width)
-        picture = _start(photo, height, width, config, device) if picture is None else enlarge(picture, height, width)
+        if scale:
+            assert picture is not None
+            picture = _next_scale(picture, photo, height, width, keep_detail=config.start != "noise")
+            curvature.enlarge(height, width)
+        elif picture is None:
+            picture = _start(photo, height, width, config, device)
         if config.color == "luminance":
             picture = picture.mean(dim=1, keepdim=True)  # one channel: Gatys et al. 2016, section 4
-        report = None if callback is None else _reporter(callback, clock, scale)
         minimum = minimise(
-            objective,
+            _objective(photo, prepared, regions, loss_network, config, height, width),
             picture,
             optimizer=config.optimizer,
             evaluations=config.iterations,
             learning_rate=config.learning_rate,
-            history=config.history,
-            callback=report,
+            curvature=curvature,
+            callback=None if callback is None else _reporter(callback, clock, scale),
             should_stop=should_stop,
         )
         picture = minimum.picture.expand(-1, 3, -1, -1)
@@ -247,6 +252,18 @@ def _start(photo: Picture, height: int, width: int, config: GatysConfig, device:
     noise = canvas.mean(dim=(2, 3), keepdim=True) + 40 * torch.randn(canvas.shape, generator=generator).to(device)
     share = 1.0 if config.start == "noise" else config.noise
     return ((1 - share) * canvas + share * noise).clamp(0, 255)
+
+
+def _next_scale(picture: Tensor, photo: Picture, height: int, width: int, *, keep_detail: bool) -> Tensor:
+    """A painted (1, 3, h, w) at (height, width), with what the photograph has there and had not at the last scale.
+
+    Gatys et al. 2017 only enlarge. What is then missing is found again, but not all: content losses end higher.
+    """
+    enlarged = enlarge(picture, height, width)
+    if not keep_detail:
+        return enlarged
+    coarse = enlarge(_canvas(photo, *picture.shape[-2:], picture.device), height, width)
+    return (enlarged + _canvas(photo, height, width, picture.device) - coarse).clamp(0, 255)
 
 
 def _objective(

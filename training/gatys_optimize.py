@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .gatys_config import LBFGS_HISTORY, Optimizer
+from .gatys_lbfgs import Curvature
 from .gatys_objective import Objective
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ def minimise(
     optimizer: Optimizer = "lbfgs",
     evaluations: int = 400,
     learning_rate: float | None = None,
-    history: int = LBFGS_HISTORY,
+    curvature: Curvature | None = None,
     callback: Callable[[Evaluation], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Minimum:
@@ -139,7 +140,7 @@ def minimise(
     Args:
         learning_rate: of Adam in grey levels per step, falling linearly to 0; of L-BFGS as a factor of its step.
             None for the optimiser's usual one.
-        history: pairs of vectors that L-BFGS keeps.
+        curvature: what L-BFGS knows to begin with, and learns in place; None for nothing.
         should_stop: asked after every evaluation.
 
     Raises:
@@ -147,13 +148,14 @@ def minimise(
     """
     if evaluations < 1:
         raise ValueError(f"evaluations must be at least 1, got {evaluations}")
+    curvature = Curvature(LBFGS_HISTORY) if curvature is None else curvature
     search = _Search(objective, evaluations, callback, should_stop, start.detach().clone())
     notes: list[str] = []
     step = _STEPS[optimizer] if learning_rate is None else learning_rate
     while True:
         try:
             if optimizer == "lbfgs":
-                _lbfgs(search, step, history)
+                _lbfgs(search, step, curvature)
             else:
                 _adam(search, step)
         except _Stop:
@@ -166,6 +168,7 @@ def minimise(
                 log.warning(notes[-1])
                 break
             step /= 2
+            curvature.known.clear()
             notes.append(f"evaluation {len(search.curve)}: diverged, went back to the best picture with step {step:g}")
             log.warning(notes[-1])
         else:
@@ -183,27 +186,21 @@ def minimise(
 _STEPS: dict[Optimizer, float] = {"lbfgs": 1.0, "adam": 5.0}
 
 
-def _lbfgs(search: _Search, step: float, history: int) -> None:
-    # torch's first step has the sum of changes 1. In this unit that is half a grey level for every value: enough to
-    # measure curvature by in float32, and far too little to do harm.
-    unit = 0.5 * search.picture.numel()
-    z = (search.picture / unit).requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [z],
-        lr=step,
-        max_iter=search.evaluations,
-        max_eval=search.evaluations,
-        tolerance_grad=0,
-        tolerance_change=0,
-        history_size=history,
-        line_search_fn=None,
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        return search.evaluate(z * unit)
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+def _lbfgs(search: _Search, factor: float, curvature: Curvature) -> None:
+    picture = search.picture.clone()
+    last: tuple[Tensor, Tensor] | None = None  # the step that led here, and the gradient where it began
+    while True:
+        picture.requires_grad_()
+        search.evaluate(picture)
+        gradient = picture.grad
+        assert gradient is not None
+        if last is not None:
+            curvature.learn(last[0], gradient - last[1])
+        step = factor * curvature.step(gradient)
+        if not step.any():
+            return
+        last = step, gradient
+        picture = picture.detach() + step
 
 
 def _adam(search: _Search, step: float) -> None:
