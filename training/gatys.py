@@ -262,8 +262,10 @@ def _next_scale(picture: Tensor, photo: Picture, height: int, width: int, *, kee
     enlarged = enlarge(picture, height, width)
     if not keep_detail:
         return enlarged
-    coarse = enlarge(_canvas(photo, *picture.shape[-2:], picture.device), height, width)
-    return (enlarged + _canvas(photo, height, width, picture.device) - coarse).clamp(0, 255)
+    device, (last_height, last_width) = picture.device, picture.shape[-2:]
+    detail = _canvas(photo, height, width, device)
+    detail = detail - enlarge(_canvas(photo, last_height, last_width, device), height, width)
+    return (enlarged + detail).clamp(0, 255)
 
 
 def _objective(

@@ -5,7 +5,6 @@ made by `gatys_app` with a function that opens a film.
 """
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .cli_common import EXIT_INTERRUPTED, every_so_often, needs_train_extra
 from .errors import TrainingError
 from .gatys_config import GatysConfig
 from .gatys_options import PaintOptions, takes_paint_options
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from .gatys_video import Film
     from .loss_network import LossNetwork
 
-_EXIT_INTERRUPTED = 130
-_LINE_EVERY_SECONDS = 5.0
 _STOPPING = "stopping; Ctrl-C again drops the picture"
 
 OpenFilm = Callable[[Path], "AbstractContextManager[Film]"]
@@ -126,7 +124,7 @@ def picture(
         print(f"{output}: {width}x{height} in {painted.seconds:.0f} s, {_losses(painted.losses)}")
     if painted.stopped:
         print("stopped; the picture is the best so far", file=sys.stderr)
-        raise typer.Exit(_EXIT_INTERRUPTED)
+        raise typer.Exit(EXIT_INTERRUPTED)
 
 
 @takes_paint_options
@@ -162,7 +160,7 @@ def sweep(
     if not options.quiet:
         print(f"{output}: {done} pictures")
     if stop.is_set():
-        raise typer.Exit(_EXIT_INTERRUPTED)
+        raise typer.Exit(EXIT_INTERRUPTED)
 
 
 def _video(
@@ -192,7 +190,7 @@ def _video(
     if not options.quiet:
         print(f"{output}: {count} keyframes; next: impasto train PAINTING --keyframes {output}")
     if stop.is_set():
-        raise typer.Exit(_EXIT_INTERRUPTED)
+        raise typer.Exit(EXIT_INTERRUPTED)
 
 
 def _seconds(text: str) -> float:
@@ -206,10 +204,8 @@ def _seconds(text: str) -> float:
 
 
 def _load_network(options: PaintOptions) -> "LossNetwork":
-    try:
+    with needs_train_extra("painting"):
         import torch
-    except ModuleNotFoundError as exc:
-        raise TrainingError(f"painting needs {exc.name}: pip install 'impasto[train]'") from exc
     from .device import torch_device
     from .loss_network import load_loss_network
 
@@ -265,11 +261,10 @@ def _display(*, quiet: bool) -> "Iterator[Callable[[Iterate], None]]":
 
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        last_line = [0.0]
+        is_time = every_so_often()
 
         def print_line(iterate: "Iterate") -> None:
-            if time.monotonic() - last_line[0] >= _LINE_EVERY_SECONDS:
-                last_line[0] = time.monotonic()
+            if is_time():
                 console.print(f"{_where(iterate)}, {iterate.iteration}/{iterate.iterations}, {_state(iterate)}")
 
         yield print_line
@@ -288,7 +283,8 @@ def _where(iterate: "Iterate") -> str:
 
 
 def _state(iterate: "Iterate") -> str:
-    return f"{_losses(iterate.losses)}, {iterate.seconds_left:.0f} s left"
+    minutes, seconds = divmod(round(iterate.seconds_left), 60)
+    return f"{_losses(iterate.losses)}, {minutes}:{seconds:02d} left"
 
 
 def _losses(losses: Mapping[str, float]) -> str:
