@@ -261,7 +261,9 @@ def test_luminance_mode_keeps_the_photographs_chroma(tiny):
     photo = blobs(0)
     small = cv2.resize(photo, (96, 72), interpolation=cv2.INTER_AREA)
     for mode in ("luminance", "content"):
-        painted = paint(photo, [StyleImage(blobs(1))], tiny, replace(SMALL, style_weight=50.0, color=mode)).picture
+        painted = paint(
+            photo, [StyleImage(blobs(1))], tiny, replace(SMALL, iterations=40, style_weight=50.0, color=mode)
+        ).picture
         assert np.abs(chroma(painted) - chroma(small)).mean() <= 2
         assert np.abs(painted.astype(int) - small).mean() > 2  # and it is painted
 
@@ -341,19 +343,18 @@ def test_lbfgs_is_below_adam_at_equal_evaluations(real):
     assert lbfgs < 0.9 * min(adam)
 
 
-def test_coarse_to_fine_is_lower_in_the_same_time(real):
-    """The total at the final size; an evaluation is taken to last as long as it has pixels, at which coarse ones are
-    flattered by a tenth. At 1024 px and by the clock the gain is larger: tests/benchmarks/gatys.py."""
-    photo, painting, network = real
-    photo = resize_short_side(photo, 192)
-    config = replace(REAL, size=256, min_size=128, iterations=15, style_weight=None)
-    scales = scale_sizes(*photo.shape[:2], 128, 256)
-    same_time = round(1.1 * 15 * sum(h * w for h, w in scales) / (scales[-1][0] * scales[-1][1]))
+def test_coarse_to_fine_is_lower_in_the_same_time(real, shared_data):
+    """Time counted in evaluations of a pixel, and a tenth more of it for the single scale. Measured here 0.59; at
+    1024 px by the clock 0.52 and 0.23 (tests/benchmarks/gatys.py)."""
+    _, painting, network = real
+    photo = resize_short_side(read_picture(shared_data / "photos" / "validation" / "coco_0131.jpg"), 288)
+    config = GatysConfig(size=384, min_size=136, iterations=15)
+    areas = [height * width for height, width in scale_sizes(*photo.shape[:2], 136, 384)]
+    same_time = round(1.1 * 15 * sum(areas) / areas[-1])
     fine = paint(photo, [StyleImage(painting)], network, config)
-    single = paint(photo, [StyleImage(painting)], network, replace(config, min_size=256, iterations=same_time))
-    assert len(fine.curves) == 3
-    print(fine.losses, single.losses)
-    assert fine.losses["total"] < 0.8 * single.losses["total"]
+    single = paint(photo, [StyleImage(painting)], network, replace(config, min_size=384, iterations=same_time))
+    assert len(fine.curves) == 4
+    assert fine.losses["total"] < 0.85 * single.losses["total"]
 
 
 def test_more_style_layers_lower_the_total_style_distance(real):

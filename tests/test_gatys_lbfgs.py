@@ -58,17 +58,21 @@ def test_history_is_bounded_and_hollows_are_left_out():
     assert len(curvature.known) == 3
 
 
+def smooth(seed, height, width):
+    coarse = 10 * torch.randn(1, 3, 6, 8, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)
+
+
 def test_what_was_learnt_small_helps_at_once_in_large():
-    """The same bowl at twice the size: with the memory carried over, the first ten evaluations end far lower."""
-    target = torch.randn(1, 3, 24, 32, generator=torch.Generator().manual_seed(0))
+    """The same bowl at twice the size: with the memory carried over the first evaluations go far lower."""
     small = Curvature(20)
-    descend(quadratic(uneven(24, 32), target), torch.zeros_like(target), small, 30)
+    descend(quadratic(uneven(24, 32), smooth(0, 24, 32)), torch.zeros(1, 3, 24, 32), small, 30)
     products = [past.product for past in small.known]
     small.enlarge(48, 64)
     assert all(past.moved.shape == (1, 3, 48, 64) for past in small.known)
     assert [past.product for past in small.known] == pytest.approx(products, rel=0.5)  # blurred by enlarging
-    other = torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(1))
-    function = quadratic(uneven(48, 64), other)
-    _, carried = descend(function, torch.zeros_like(other), small, 10)
-    _, fresh = descend(function, torch.zeros_like(other), Curvature(20), 10)
-    assert carried[-1] < 0.5 * fresh[-1]
+    function = quadratic(uneven(48, 64), smooth(1, 48, 64))
+    _, carried = descend(function, torch.zeros(1, 3, 48, 64), small, 10)
+    _, fresh = descend(function, torch.zeros(1, 3, 48, 64), Curvature(20), 10)
+    assert carried[2] < 0.3 * fresh[2]
+    assert carried[-1] < 0.8 * fresh[-1]
