@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 _FIRST = 0.5  # grey levels on average: enough to measure curvature by in float32, too little to do harm
-_LONGEST = 3.0  # grey levels on average; a wider step than that leaves what the curvature was measured on
+_LONGEST = 8.0  # grey levels on average; a wider step than that leaves what the curvature was measured on
+_LONGEST_CARRIED = 3.0  # as long as there are steps of another scale, which know nothing of the finest detail
 
 
 @dataclass
@@ -25,13 +26,13 @@ class Curvature:
     known: deque["_Step"] = field(default_factory=deque)
     """The oldest first."""
 
-    def learn(self, moved: Tensor, changed: Tensor) -> None:
+    def learn(self, moved: Tensor, changed: Tensor, *, carried: bool = False) -> None:
         """Take note of a step and of the change of the gradient, both (1, C, H, W).
 
         One along which the gradient did not grow would spoil the rest and is left out.
         """
         if (product := _dot(moved, changed)) > 0:
-            self.known.append(_Step(moved, changed, product))
+            self.known.append(_Step(moved, changed, product, carried))
             if len(self.known) > self.history:
                 self.known.popleft()
 
@@ -48,7 +49,8 @@ class Curvature:
         step *= last.product / _dot(last.changed, last.changed)
         for past, share in zip(self.known, reversed(shares), strict=True):
             step.add_(past.moved, alpha=share - _dot(past.changed, step) / past.product)
-        return step.mul_(min(1.0, _LONGEST / max(float(step.abs().mean()), 1e-30)))
+        longest = _LONGEST_CARRIED if self.known[0].carried else _LONGEST
+        return step.mul_(min(1.0, longest / max(float(step.abs().mean()), 1e-30)))
 
     def enlarge(self, height: int, width: int) -> None:
         """Carry what is known to a picture of another size.
@@ -60,7 +62,7 @@ class Curvature:
         while known:
             past = known.popleft()
             fewer = past.moved.shape[-2] * past.moved.shape[-1] / (height * width)
-            self.learn(_resized(past.moved, height, width), _resized(past.changed, height, width) * fewer)
+            self.learn(_resized(past.moved, height, width), _resized(past.changed, height, width) * fewer, carried=True)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class _Step:
     changed: Tensor
     product: float
     """Of the two, greater than 0."""
+    carried: bool
+    """From a smaller scale."""
 
 
 def _dot(a: Tensor, b: Tensor) -> float:
