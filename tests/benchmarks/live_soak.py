@@ -3,7 +3,7 @@
     python tests/benchmarks/live_soak.py --minutes 30
     python tests/benchmarks/live_soak.py --minutes 4 --churn switches --pace 4      # which of them makes it grow?
 
-Ten times in the run everything rests for a moment, in the same state every time; there memory, threads and open
+Some times in the run everything rests for a moment, in the same state every time; there memory, threads and open
 files of the program are read. At the end comes a table: each figure at the first rest, at the last, the growth and
 what it may be. Ends with 1 if anything grew too much.
 """
@@ -30,7 +30,7 @@ STYLES = ["mosaic", "starry-night", "great-wave", "udnie", "woodcut", "the-screa
 SECONDS_BETWEEN = {"switches": 4.0, "reconnects": 20.0, "viewers": 3.0}
 LIMITS = {"memory_mb": 20.0, "threads": 1.0, "files": 2.0, "children": 0.0}
 """The most that may be more at the end; a viewer that has just left may still hold a file and a thread."""
-RESTS = 10
+MOST_RESTS = 10
 """Of which the first is where the growth is counted from: by then every cache is full."""
 REST_SECONDS = 4.0
 KEPT_WARM = 4
@@ -109,7 +109,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--minutes", type=float, default=30.0, help="of churn; the rests come on top")
     parser.add_argument("--styles", nargs="+", default=STYLES)
     parser.add_argument("--source", default="lavfi:testsrc2=size=640x360:rate=30")
     parser.add_argument("--churn", nargs="+", choices=tuple(SECONDS_BETWEEN), default=list(SECONDS_BETWEEN))
@@ -122,8 +122,9 @@ def soak(arguments: argparse.Namespace, run: Run) -> list[dict[str, float]]:
     viewers = [urllib.request.urlopen(run.urls["players"], timeout=5)]  # somebody always looks
     run.wait_painted()
     rng, rows, started = random.Random(0), [], time.monotonic()
-    for number in range(RESTS):
-        churn(arguments, run, viewers, rng, until=started + 60 * arguments.minutes * (number + 1) / RESTS)
+    rests = min(max(round(arguments.minutes), 3), MOST_RESTS)
+    for _ in range(rests):
+        churn(arguments, run, viewers, rng, seconds=60 * arguments.minutes / rests)
         rest(arguments, run, viewers)
         rows.append(row(psutil.Process(run.program.pid), time.monotonic() - started))
         print(json.dumps(rows[-1]), flush=True)
@@ -132,10 +133,11 @@ def soak(arguments: argparse.Namespace, run: Run) -> list[dict[str, float]]:
     return rows
 
 
-def churn(arguments: argparse.Namespace, run: Run, viewers: list[Any], rng: random.Random, *, until: float) -> None:
-    between = {name: SECONDS_BETWEEN[name] / arguments.pace for name in arguments.churn}
-    due = {name: time.monotonic() + seconds for name, seconds in between.items()}
-    while (now := time.monotonic()) < until:
+def churn(arguments: argparse.Namespace, run: Run, viewers: list[Any], rng: random.Random, *, seconds: float) -> None:
+    started = time.monotonic()
+    between = {name: min(SECONDS_BETWEEN[name] / arguments.pace, seconds / 2) for name in arguments.churn}
+    due = {name: started + gap for name, gap in between.items()}
+    while (now := time.monotonic()) < started + seconds:
         time.sleep(0.02)
         read_some(viewers)
         for name in [name for name, when in due.items() if now >= when]:
