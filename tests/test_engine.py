@@ -468,6 +468,16 @@ def test_auto_keeps_the_fastest_and_closes_the_others(choose: Callable[..., tupl
     assert lines == ["10 on fake in fp32: 10.0 ms for 640x360 (20 on fake in fp32 20.0 ms, 30 on fake in fp32 30.0 ms)"]
 
 
+def test_a_favourite_that_was_held_up_once_is_kept(
+    choose: Callable[..., tuple[Engine, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    favourite, later = FakeEngine("10", "bf16"), FakeEngine("9", "int8")
+    held_up = iter([40.0, 10.0])
+    monkeypatch.setattr(engine_choice, "one_inference_ms", lambda engine: next(held_up) if engine is favourite else 9.0)
+    engine, _ = choose([FakeBackend("openvino", "cpu", "cpu", engine) for engine in (favourite, later)])
+    assert engine is favourite
+
+
 @pytest.mark.parametrize(("later_ms", "chosen"), [("9", "9"), ("11", "15")])
 def test_a_library_that_is_placed_later_must_win_clearly(
     choose: Callable[..., tuple[Engine, list[str]]], later_ms: str, chosen: str
