@@ -344,7 +344,6 @@ def test_the_command_trains_reports_and_stops_cleanly_on_ctrl_c(make_config: Mak
 )
 def test_wrong_input_is_one_line_and_an_exit_code(
     make_config: MakeConfig,
-    capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
     arguments: list[str],
     code: int,
