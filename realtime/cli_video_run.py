@@ -113,7 +113,13 @@ class Run:
         with open_frames(source, self._options, after=None) as (_, frames):
             engines.fit(frames.info.height, frames.info.width)
             display.start(source, frames.info, engines.info)
-        report = stylize_on_cluster(source, target, self._options, address=address, on_progress=display.update_count)
+        try:
+            report = stylize_on_cluster(
+                source, target, self._options, address=address, on_progress=display.update_count
+            )
+        except KeyboardInterrupt:
+            note = "the same command with --resume goes on after the segments that are here already"
+            return Outcome(source, str(target), "stopped", EXIT_INTERRUPTED, note=note)
         return Outcome(source, str(target), "done", 0, report.frames_out, report.seconds, report.fps)
 
     def _target(self, source: str, engines: "Engines") -> Path:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import av
 import pytest
+from typer.testing import CliRunner
 
 from impasto.export.artifact import Artifact
+from impasto.realtime.cli_video import app
 
 MakeClip = Callable[..., Path]
 
@@ -146,6 +148,19 @@ def test_ctrl_c_keeps_what_is_painted_for_resume(
     assert os.listdir(tmp_path) == ["out.mp4"]
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 150
+
+
+def test_ctrl_c_on_a_cluster_says_how_to_go_on(
+    make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("impasto.realtime.cluster.stylize_on_cluster", interrupted)
+    arguments = [make_clip(), "-o", tmp_path / "out.mp4", "--style", identity_artifact.path, "--cluster", "local"]
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert done.exit_code == 130
+    assert "--resume" in done.output
 
 
 def test_help_is_quick() -> None:
