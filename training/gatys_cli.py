@@ -117,8 +117,6 @@ def picture(
             photo, paintings, network, config, content_mask=mask, callback=on_iterate, should_stop=stop.is_set
         )
     write_picture(output, painted.picture)
-    for note in painted.notes:
-        print(note, file=sys.stderr)
     if not options.quiet:
         height, width = painted.picture.shape[:2]
         print(f"{output}: {width}x{height} in {painted.seconds:.0f} s, {_losses(painted.losses)}")
