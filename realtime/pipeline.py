@@ -20,8 +20,8 @@ from .source import Source
 
 FILE_QUEUE_LENGTH = 4
 """Frames that may wait between two stages of a file: enough to hide a slow keyframe, 25 MB at 1080p."""
-LARGE_QUEUE_LENGTH = 2
-"""The same for frames larger than this: 25 MB each at 4K."""
+LARGE_QUEUE_LENGTH = 1
+"""The same for frames larger than `LARGE_PIXELS`: 25 MB each at 4K, where painting takes far longer than the rest."""
 LIVE_QUEUE_LENGTH = 1
 """A camera cannot wait: one slot, the newest frame wins."""
 
