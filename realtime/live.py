@@ -5,9 +5,7 @@ beside them puts the neutral card out when nothing was painted for a second, wha
 engine broken, style damaged, or a call that never returns.
 """
 
-import ctypes
 import logging
-import sys
 import threading
 import time
 from collections import OrderedDict
@@ -342,7 +340,6 @@ class LiveSession:
         for engine in [engine for engine in self._retired if engine not in used]:
             engine.close()
             self._retired.remove(engine)
-            give_back_memory()
 
     def _warm_rungs(self, style: str) -> None:
         """Every size and tier the governor may choose is run once, so that a step costs nothing.
@@ -409,15 +406,6 @@ class LiveSession:
         self._frames.clear()
         self._feed.set_idle(idle)
         self._on_event("nobody watches: resting" if idle else "somebody watches: painting")
-
-
-def give_back_memory() -> None:
-    """Hand freed memory back to the system: the C library of Linux keeps what networks that come and go leave behind,
-    in ever smaller pieces, and a run of hours grows by it."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not
-        if trim is not None:
-            trim(0)
 
 
 def _padded(size: Size, stride: int) -> Size:
