@@ -39,7 +39,7 @@ def memory_needed(
     to_evaluate = pixels * (kept + 3 * widest + 4 * 3 * (vectors + 16))
     kept, widest = _features(loss_network, layers, for_gradient=False)
     to_look = painting_share * pixels * (kept + 3 * widest)
-    return round(1.1 * max(to_evaluate, to_look))  # the allocator's waste
+    return round(1.18 * max(to_evaluate, to_look))  # the allocator's waste, and what smaller scales leave behind
 
 
 def _features(loss_network: LossNetwork, layers: Collection[str], *, for_gradient: bool) -> tuple[float, float]:
