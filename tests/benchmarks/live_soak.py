@@ -143,6 +143,8 @@ def churn(arguments: argparse.Namespace, run: Run, viewers: list[Any], rng: rand
     while (now := time.monotonic()) < started + seconds:
         time.sleep(0.02)
         read_some(viewers)
+        if not viewers:  # let go while we waited for an answer; without a viewer the program rests
+            viewers.append(urllib.request.urlopen(run.urls["players"], timeout=5))
         for name in [name for name, when in due.items() if now >= when]:
             due[name] += between[name]
             if name == "switches":
