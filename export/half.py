@@ -97,6 +97,7 @@ class _Converter:
         node.output[0] = f"{y}.float32"
         self.nodes.append(helper.make_node("Cast", [node.output[0]], [y], to=TensorProto.FLOAT16))
         self._halves.add(y)
+        self._casts[y, False] = node.output[0]  # for readers that want it in fp32 all the same
 
     def _all_halves(self, node: Any) -> bool:
         """Every picture is a half, and no constant is a mere number: those scale bytes and stay fp32."""

@@ -112,3 +112,28 @@ def test_bytes_are_cast_at_the_border(
     (wanted,) = ReferenceEvaluator(parse_model(artifact)).run(None, {"frame": frames})
     (painted,) = ReferenceEvaluator(swapped).run(None, {"frame": frames})
     assert np.array_equal(wanted, painted)
+
+
+def test_a_normalised_picture_that_is_read_in_both_precisions() -> None:
+    """As the reference AdaIN does: a convolution takes it as half, its statistics are taken in fp32."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.normal(size=(3, 3, 1, 1)), "w2": rng.normal(size=(3, 3, 1, 1)), "one": np.ones(3), "zero": np.zeros(3)
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("InstanceNormalization", ["a", "one", "zero"], ["b"]),
+        helper.make_node("Conv", ["b", "w2"], ["c"]),
+        helper.make_node("Abs", ["b"], ["d"]),
+        helper.make_node("Mul", ["c", "d"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 8]) for name in "xy")
+    tensors = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "both", [x], [y], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    half = onnx.ModelProto.FromString(to_half(model.SerializeToString()))
+    onnx.checker.check_model(half, full_check=True)
+    picture = rng.normal(size=(1, 3, 8, 8)).astype(np.float32)
+    (wanted,) = ReferenceEvaluator(model).run(None, {"x": picture})
+    (painted,) = ReferenceEvaluator(half).run(None, {"x": picture})
+    np.testing.assert_allclose(painted, wanted, atol=0.02)
