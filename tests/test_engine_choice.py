@@ -213,5 +213,6 @@ def test_bound_buffers_follow_the_size(small_artifact: Artifact) -> None:
 def test_a_resumed_film_paints_styles_without_int8_as_before(identity_artifact: Artifact) -> None:
     options = VideoOptions(style=str(identity_artifact.path))
     with Engines(options) as engines:
-        engines.pin({"name": "onnxruntime", "device": "CPU", "precision": "int8"})  # what a shipped style of the same film took
+        # What a shipped style of the same film took.
+        engines.pin({"name": "onnxruntime", "device": "CPU", "precision": "int8"})
         assert (engines.info.name, engines.info.precision) == ("onnxruntime", "fp32")
