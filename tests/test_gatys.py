@@ -328,7 +328,7 @@ def test_more_content_weight_lowers_the_content_loss(real):
         *((p.losses["content"], p.losses["style"]) for p in (run(real, content_weight=w) for w in (0.1, 1.0, 10.0))),
         strict=True,
     )
-    assert content[0] > 1.2 * content[1] > 1.44 * content[2]
+    assert content[0] > 1.1 * content[1] > 1.21 * content[2]  # by how much depends on the number of threads
     assert max(style[:2]) < style[2]
 
 
