@@ -244,7 +244,9 @@ def test_masks_that_do_not_fit_are_refused(tiny):
     other[:, :64] = (0, 0, 255)
     with pytest.raises(TrainingError, match=r"lacks #0000ff \(blue\)"):
         paint(photo, [StyleImage(blobs(1), mask=other)], tiny, SMALL, content_mask=mask)
-    with pytest.raises(TrainingError, match="content mask must be as large as its picture, 128x96, got 64x96"):
+    with pytest.raises(
+        TrainingError, match=r"content mask must be as large as its picture, 128x96, got 64x96 \(its colours: \w+"
+    ):
         paint(photo, [StyleImage(blobs(1), mask=mask)], tiny, SMALL, content_mask=mask[:, ::2])
     with pytest.raises(ValueError, match="masks must be given for the photograph and every painting, got 1 and 0"):
         paint(photo, [StyleImage(blobs(1))], tiny, SMALL, content_mask=mask)

@@ -97,9 +97,10 @@ def regions_of(
 
 def _check_size(what: str, mask: Picture, picture: Picture) -> None:
     if mask.shape != picture.shape:
+        colors = find_regions(mask, what=what).masks
         raise TrainingError(
             f"the {what} must be as large as its picture, {picture.shape[1]}x{picture.shape[0]}, got "
-            f"{mask.shape[1]}x{mask.shape[0]}"
+            f"{mask.shape[1]}x{mask.shape[0]} (its colours: {', '.join(map(name_color, colors))})"
         )
 
 
