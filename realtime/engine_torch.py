@@ -30,7 +30,7 @@ def open_runner(
     artifact: Artifact, graph: bytes, device: Device, precision: Precision, options: EngineOptions
 ) -> "TorchRunner":
     """The artifact's network on a CUDA card, rebuilt from its weights."""
-    _check_card(_library(), options.index)
+    _check_card(options.index)
     if hashlib.sha256(graph).hexdigest() != artifact.sha256:
         raise EngineError("PyTorch runs artifacts as they are, not graphs made from them")
     return TorchRunner(artifact, f"cuda:{options.index}", precision)
@@ -38,7 +38,7 @@ def open_runner(
 
 def precisions(device: Device, index: int = 0) -> tuple[Precision, ...]:
     """See `engine.Backend.precisions`."""
-    _check_card(_library(), index)
+    _check_card(index)
     return ("fp16", "fp32")
 
 
@@ -141,7 +141,12 @@ def _library() -> Any:
     return torch
 
 
-def _check_card(torch: Any, index: int) -> None:
+def _check_card(index: int) -> None:
+    """Refuses what cannot run; without a card before PyTorch is imported, which takes longer than a short clip."""
+    found = nvidia.driver()
+    if found is None or not found.cards:
+        raise EngineError(f"PyTorch must see a CUDA card, but: {nvidia.diagnosis()}: see {_INDEX_URL}")
+    torch = _library()
     if torch.version.cuda is None:
         raise EngineError(
             f"PyTorch must be built for CUDA, got {torch.__version__}: choose a CUDA build at {_INDEX_URL}"

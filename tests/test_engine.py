@@ -1,6 +1,7 @@
 """One contract for every engine that is installed here; the others skip and say why."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -16,7 +17,18 @@ from impasto.export import parity as parity_module
 from impasto.export.artifact import Artifact, load_artifact, parse_model
 from impasto.export.parity import PSNR_FLOOR_DB, Candidate, Painter, check_sizes, compare
 from impasto.realtime import engine_choice
-from impasto.realtime.engine import BACKENDS, Backend, Batch, Engine, EngineInfo, EngineOptions, Precision, parse_device
+from impasto.realtime.engine import (
+    BACKENDS,
+    Backend,
+    Batch,
+    Done,
+    Engine,
+    EngineInfo,
+    EngineOptions,
+    PendingPicture,
+    Precision,
+    parse_device,
+)
 from impasto.realtime.engine_choice import load_engine
 from impasto.realtime.engine_proof import proof_candidates
 from impasto.realtime.errors import ArtifactError, EngineError
@@ -449,7 +461,7 @@ class FakeBackend:
 @pytest.fixture
 def choose(monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact) -> Callable[..., tuple[Engine, list[str]]]:
     """Choose among fake back ends whose engines take the milliseconds of their names."""
-    monkeypatch.setattr(engine_choice, "one_inference_ms", lambda engine: float(engine.info.name))
+    monkeypatch.setattr(engine_choice, "one_inference_ms", lambda engine, **_: float(engine.info.name))
 
     def run(backends: list[FakeBackend], **options: object) -> tuple[Engine, list[str]]:
         monkeypatch.setattr(engine_choice, "BACKENDS", backends)
@@ -473,7 +485,9 @@ def test_a_favourite_that_was_held_up_once_is_kept(
 ) -> None:
     favourite, later = FakeEngine("10", "bf16"), FakeEngine("9", "int8")
     held_up = iter([40.0, 10.0])
-    monkeypatch.setattr(engine_choice, "one_inference_ms", lambda engine: next(held_up) if engine is favourite else 9.0)
+    monkeypatch.setattr(
+        engine_choice, "one_inference_ms", lambda engine, **_: next(held_up) if engine is favourite else 9.0
+    )
     engine, _ = choose([FakeBackend("openvino", "cpu", "cpu", engine) for engine in (favourite, later)])
     assert engine is favourite
 
@@ -487,6 +501,30 @@ def test_a_library_that_is_placed_later_must_win_clearly(
         FakeBackend("onnxruntime", "cpu", "cpu", FakeEngine(later_ms)),
     ]
     assert choose(backends)[0].info.name == chosen
+
+
+def test_a_library_that_was_beaten_by_far_is_asked_once(choose: Callable[..., tuple[Engine, list[str]]]) -> None:
+    beaten, its_int8 = (FakeBackend("onnxruntime", "cpu", "cpu", FakeEngine(ms)) for ms in ("100", "1"))
+    engine, _ = choose([FakeBackend("openvino", "cpu", "cpu", FakeEngine("15")), beaten, its_int8])
+    assert (engine.info.name, beaten.asked, its_int8.asked) == ("15", 1, 0)
+
+
+def test_frames_in_flight_count_in_the_race() -> None:
+    submitted: list[int] = []
+
+    class Counting(FakeEngine):
+        in_flight = 4
+
+        def submit(self, frames: Batch) -> PendingPicture:
+            submitted.append(len(frames))
+            time.sleep(0.01)
+            return PendingPicture(Done({"stylized": frames}))
+
+    assert 10 <= engine_choice.one_inference_ms(Counting("any")) < 40  # a frame, not a round
+    assert len(submitted) == 4 * engine_choice.RACE_ROUNDS
+    submitted.clear()
+    assert engine_choice.one_inference_ms(Counting("any"), hopeless=5.0) >= 10
+    assert len(submitted) == 4
 
 
 @pytest.mark.parametrize(("int8_ms", "chosen"), [("9", "int8"), ("11", "bf16")])
