@@ -4,7 +4,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -144,46 +145,81 @@ def _choose(
     candidates: Sequence[tuple[Backend, Artifact]], options: EngineOptions, *, on_choice: Callable[[str], None]
 ) -> PictureEngine:
     """The fastest of the first kind of hardware that works."""
-    working: list[tuple[float, PictureEngine]] = []
-    handicaps: dict[int, float] = {}
-    hardware = first = beaten = ""
     failures: list[str] = []
-    for backend, artifact in candidates:
-        if working and backend.hardware != hardware:
-            break
-        if backend.library == beaten:
-            continue
-        try:
-            engine = backend.open(artifact, options)
-            hopeless = HOPELESS * min((taken for taken, _ in working), default=math.inf)
-            taken_ms = one_inference_ms(engine, hopeless=math.inf if backend.library == first else hopeless)
-            working.append((taken_ms, engine))
-            hardware, first = backend.hardware, first or backend.library
-            beaten = backend.library if backend.library != first and taken_ms > hopeless else beaten
-            handicaps[id(engine)] = LATER_GAIN if backend.library != first else 1.0
-            handicaps[id(engine)] *= INT8_GAIN if engine.info.precision == "int8" else 1.0
-        except EngineError as exc:
-            failures.append(f"{backend}: {exc}" if len(candidates) > 1 else str(exc))
-            logger.info("not %s: %s", backend, exc)
-    if not working:
-        raise EngineError("; ".join(failures))
 
-    def handicapped(entry: tuple[float, PictureEngine]) -> float:
-        return entry[0] * handicaps[id(entry[1])]
+    def refused(backend: Backend, exc: EngineError) -> None:
+        failures.append(f"{backend}: {exc}" if len(candidates) > 1 else str(exc))
+        logger.info("not %s: %s", backend, exc)
+
+    for _, group in groupby(candidates, key=lambda candidate: candidate[0].hardware):
+        opened: list[Racer] = []
+        for backend, artifact in group:
+            try:
+                opened.append(Racer(backend, backend.open(artifact, options)))
+            except EngineError as exc:
+                refused(backend, exc)
+        if ranked := _race(opened, refused):
+            best, *others = ranked
+            for racer in others:
+                racer.engine.close()
+            comparison = ", ".join(f"{racer.engine.info} {racer.taken_ms:.1f} ms" for racer in others)
+            on_choice(f"{best.engine.info}: {best.taken_ms:.1f} ms for 640x360" + f" ({comparison})" * bool(others))
+            return best.engine
+    raise EngineError("; ".join(failures))
+
+
+@dataclass
+class Racer:
+    """An engine that may be chosen."""
+
+    backend: Backend
+    engine: PictureEngine
+    taken_ms: float = math.inf
+    """For one frame of 640x360."""
+
+
+def _race(opened: Sequence[Racer], refused: Callable[[Backend, EngineError], None]) -> list[Racer]:
+    """Those that work, best first."""
+    working: list[Racer] = []
+    beaten: set[Library] = set()
+    for racer in opened:
+        library = racer.backend.library
+        if library in beaten:
+            racer.engine.close()
+            continue
+        later = bool(working) and library != working[0].backend.library
+        hopeless = HOPELESS * min(other.taken_ms for other in working) if later else math.inf
+        try:
+            racer.taken_ms = one_inference_ms(
+                racer.engine, rounds=RACE_ROUNDS if len(opened) > 1 else 1, hopeless=hopeless
+            )
+        except EngineError as exc:
+            racer.engine.close()
+            refused(racer.backend, exc)
+            continue
+        working.append(racer)
+        if racer.taken_ms > hopeless:
+            beaten.add(library)
+
+    def handicapped(racer: Racer) -> float:
+        gain = LATER_GAIN if racer.backend.library != working[0].backend.library else 1.0
+        return racer.taken_ms * gain * (INT8_GAIN if racer.engine.info.precision == "int8" else 1.0)
 
     ranked = sorted(working, key=handicapped)
-    if ranked[0] is not working[0]:  # a busy machine may have held up the favourite just then: each gets another go
-        ranked = sorted(((min(taken, one_inference_ms(engine)), engine) for taken, engine in working), key=handicapped)
-    (best_ms, best), *others = ranked
-    for _, engine in others:
-        engine.close()
-    comparison = ", ".join(f"{engine.info} {taken_ms:.1f} ms" for taken_ms, engine in others)
-    on_choice(f"{best.info}: {best_ms:.1f} ms for 640x360" + (f" ({comparison})" if others else ""))
-    return best
+    if ranked and ranked[0] is not working[0]:  # a busy machine may have held up the favourite: each gets another go
+        for racer in working:
+            racer.taken_ms = min(racer.taken_ms, one_inference_ms(racer.engine))
+        ranked = sorted(working, key=handicapped)
+    return ranked
 
 
 def one_inference_ms(
-    engine: PictureEngine, *, height: int = 360, width: int = 640, hopeless: float = math.inf
+    engine: PictureEngine,
+    *,
+    height: int = 360,
+    width: int = 640,
+    rounds: int = RACE_ROUNDS,
+    hopeless: float = math.inf,
 ) -> float:
     """Milliseconds a frame, with as many in flight as the engine was opened for, at a size that every stride divides.
 
@@ -193,7 +229,7 @@ def one_inference_ms(
     frame = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
     engine(frame)
     taken = math.inf
-    for _ in range(RACE_ROUNDS):
+    for _ in range(rounds):
         start = time.perf_counter()
         for pending in [engine.submit(frame) for _ in range(engine.in_flight)]:
             pending.result()

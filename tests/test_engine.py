@@ -504,9 +504,30 @@ def test_a_library_that_is_placed_later_must_win_clearly(
 
 
 def test_a_library_that_was_beaten_by_far_is_asked_once(choose: Callable[..., tuple[Engine, list[str]]]) -> None:
-    beaten, its_int8 = (FakeBackend("onnxruntime", "cpu", "cpu", FakeEngine(ms)) for ms in ("100", "1"))
-    engine, _ = choose([FakeBackend("openvino", "cpu", "cpu", FakeEngine("15")), beaten, its_int8])
-    assert (engine.info.name, beaten.asked, its_int8.asked) == ("15", 1, 0)
+    beaten, its_int8 = FakeEngine("100"), FakeEngine("1")  # which would win
+    backends = [FakeBackend("onnxruntime", "cpu", "cpu", engine) for engine in (beaten, its_int8)]
+    engine, lines = choose([FakeBackend("openvino", "cpu", "cpu", FakeEngine("15")), *backends])
+    assert engine.info.name == "15"
+    assert beaten.closed
+    assert its_int8.closed
+    assert lines == ["15 on fake in fp32: 15.0 ms for 640x360 (100 on fake in fp32 100.0 ms)"]
+
+
+def test_an_engine_that_fails_to_paint_is_closed_and_the_next_is_chosen(
+    choose: Callable[..., tuple[Engine, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing, working = FakeEngine("5"), FakeEngine("9")
+
+    def taken_ms(engine: FakeEngine, **_: object) -> float:
+        if engine is failing:
+            raise EngineError("out of memory")
+        return 9.0
+
+    monkeypatch.setattr(engine_choice, "one_inference_ms", taken_ms)
+    backends = [FakeBackend("onnxruntime", "cuda", "gpu", failing), FakeBackend("openvino", "cpu", "cpu", working)]
+    engine, _ = choose(backends)
+    assert engine is working
+    assert failing.closed
 
 
 def test_frames_in_flight_count_in_the_race() -> None:
