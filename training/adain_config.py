@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from .adain_networks import AdainKind, CompactConfig
-from .checks import check_at_least_one, check_choice, check_crop, check_not_negative, check_positive, check_share
+from .checks import check_choice, check_crop, check_loop, check_not_negative, check_positive
 from .loop import Precision
 from .loss_network import LossNetworkName
 
@@ -65,11 +65,9 @@ class AdainTrainConfig:
 
     def __post_init__(self) -> None:
         check_choice(self, "kind", get_args(AdainKind))
-        check_at_least_one(self, "steps", "batch_size", "checkpoint_every", "sample_every")
-        check_not_negative(self, "content_weight", "style_weight", "tv_weight", "motion_weight")
+        check_loop(self)
         check_not_negative(self, "identity_weight", "hint_weight")
-        check_positive(self, "learning_rate", "style_knee")
-        check_share(self, "structure")
+        check_positive(self, "style_knee")
         check_crop(self, multiple=16)
         if self.kind == "reference" and self.style_weight is None:
             raise ValueError("style_weight must be a number for the reference, got none")

@@ -44,3 +44,11 @@ def check_crop(config: Any, *, multiple: int) -> None:
     """`crop_size`, which the networks must be able to halve again and again."""
     if config.crop_size < 64 or config.crop_size % multiple:
         raise ValueError(f"crop_size must be a multiple of {multiple} and at least 64, got {config.crop_size}")
+
+
+def check_loop(config: Any) -> None:
+    """What the training loop needs, whatever it trains."""
+    check_at_least_one(config, "steps", "batch_size", "checkpoint_every", "sample_every")
+    check_positive(config, "learning_rate")
+    check_not_negative(config, "content_weight", "style_weight", "tv_weight", "motion_weight")
+    check_share(config, "structure")

@@ -1,16 +1,23 @@
-"""What both training loops are made of: processes, the learning rate, and what a step reports."""
+"""What both training loops are made of: processes, the learning rate, and what is done after a step."""
 
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .device import bf16_is_faster, torch_device
+
+if TYPE_CHECKING:
+    from .adain_config import AdainTrainConfig
+    from .train_config import TrainConfig
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -34,8 +41,49 @@ class Progress:
     """Photographs that could not be read so far."""
 
 
+@dataclass(frozen=True)
+class Process:
+    """This process of a training: one of several if `torchrun` started it."""
+
+    rank: int
+    """From 0; the first writes and reports."""
+    world: int
+    """How many there are."""
+    device: torch.device
+    bf16: bool
+
+    def share(self, batch: Tensor) -> Tensor:
+        """This process' part of a batch (N, 3, H, W), where it is needed."""
+        return batch.chunk(self.world)[self.rank].to(self.device, memory_format=MEMORY_FORMAT)
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """The model, with gradients that are averaged over all processes."""
+        return model if self.world == 1 else DistributedDataParallel(model)
+
+    def autocast(self) -> torch.autocast:
+        """For the networks' answers; losses are computed in fp32."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+
 @contextmanager
-def process_group() -> Iterator[tuple[int, int]]:
+def training_process(config: "TrainConfig | AdainTrainConfig") -> Iterator[Process]:
+    """Join the others, if there are any, and sow the seed.
+
+    Raises:
+        TrainingError: the device cannot be used.
+        ValueError: the batch cannot be shared out.
+    """
+    with _process_group() as (rank, world):
+        if config.batch_size % world:
+            raise ValueError(f"batch_size must be a multiple of the {world} processes, got {config.batch_size}")
+        device = torch_device(config.device, rank)
+        bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_is_faster(device))
+        torch.manual_seed(config.seed)
+        yield Process(rank, world, device, bf16)
+
+
+@contextmanager
+def _process_group() -> Iterator[tuple[int, int]]:
     """Rank and number of processes; (0, 1) unless started by torchrun."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield 0, 1
@@ -89,3 +137,49 @@ class Meter:
             seconds_left=(self.steps - step) / per_second,
             bad_files=bad_files,
         )
+
+
+class StepHooks:
+    """What the first process does after a step, and the others do not: report, save, paint samples."""
+
+    def __init__(
+        self,
+        config: "TrainConfig | AdainTrainConfig",
+        process: Process,
+        *,
+        start: int,
+        save: Callable[[Mapping[str, float]], None],
+        sample: Callable[[int], None] | None,
+        callback: Callable[[Progress], None] | None,
+    ) -> None:
+        """Begin to measure.
+
+        Args:
+            start: steps that were done before.
+            save: writes the checkpoint, with these losses in it.
+            sample: called every `sample_every` steps and at the end, with the number of steps done.
+            callback: called after every step.
+        """
+        self._config, self._process = config, process
+        self._save, self._sample, self._callback = save, sample, callback
+        self._meter = Meter(config.steps, start, config.batch_size)
+
+    def after(self, step: int, losses: Mapping[str, float], *, style_weight: float, bad_files: int) -> None:
+        """`step` steps are done; `losses` are the last one's."""
+        if self._process.rank:
+            return
+        progress = self._meter.tick(step, losses, style_weight, bad_files)
+        if self._callback:
+            self._callback(progress)
+        if step % self._config.checkpoint_every == 0 and step < self._config.steps:
+            self._save(progress.losses)
+        if self._sample and step % self._config.sample_every == 0:
+            self._sample(step)
+
+    def end(self, step: int) -> None:
+        """No more steps will follow."""
+        if self._process.rank or not self._meter.last:
+            return
+        self._save(self._meter.last)
+        if self._sample and step % self._config.sample_every:
+            self._sample(step)

@@ -13,21 +13,28 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from .balance import StyleBalance
 from .checkpoint import Checkpoint, save_checkpoint
 from .clips import ClipBatch, ClipPairs, clip_loss
 from .data import PhotoCrops, find_pictures, read_picture, resize_short_side, to_tensor
-from .device import bf16_is_faster, torch_device
 from .errors import TrainingError
 from .keyframes import KeyframePairs, keyframe_loss
-from .loop import MEMORY_FORMAT, Meter, Progress, learning_rate, mean_over_processes, process_group
+from .loop import (
+    MEMORY_FORMAT,
+    Process,
+    Progress,
+    StepHooks,
+    learning_rate,
+    mean_over_processes,
+    training_process,
+)
 from .loss_network import CONTENT_LAYER, STYLE_LAYERS, LossNetwork, load_loss_network
 from .losses import content_loss, out_of_range_loss, total_variation_loss
 from .motion import Motion, MotionRange, disturb, motion_loss, random_motion
@@ -44,6 +51,8 @@ VIDEO_STAGE = 0.6
 _RANGE_WEIGHT = 10.0
 """Holds the answer in 0…255. Without it the deeper network of the quality tier found that values far outside please the
 loss network, and strong edges came out as streaks of pure cyan and orange."""
+_LARGEST_GRADIENT = 10.0
+"""Rare steps of the deep style layers are a hundred times the usual size and would undo the training so far."""
 _MIN_STYLE_SIDE = 64  # pixels; a smaller painting has no texture at relu5_1, one sixteenth of the size
 
 
@@ -79,38 +88,26 @@ def train(
     Raises:
         TrainingError: pictures, weights or the state to resume from are missing or damaged; a loss is not finite.
     """
-    with process_group() as (rank, world):
-        if config.batch_size % world:
-            raise ValueError(f"batch_size must be a multiple of the {world} processes, got {config.batch_size}")
-        device = torch_device(config.device, rank)
-        autocast = config.precision == "bf16" or (config.precision == "auto" and bf16_is_faster(device))
-        torch.manual_seed(config.seed)
+    with training_process(config) as process:
         photos = PhotoCrops(find_pictures(config.photos), config.batch_size, config.crop_size, config.seed)
-        targets = _Targets.load(config, device)
-        run = _start(config, device)
+        targets = _Targets.load(config, process.device)
+        run = _start(config, process.device)
         if resume:
             _load_state(run, config)
-        elif rank == 0:
+        elif process.rank == 0:
             check_no_run(config.output)
-        network = run.network if world == 1 else DistributedDataParallel(run.network)
-        meter = Meter(config.steps, run.step, config.batch_size)
+        network = process.parallel(run.network)
+        hooks = StepHooks(
+            config, process, start=run.step, callback=callback,
+            save=partial(_save, run, config), sample=sample and partial(sample, run.network),
+        )  # fmt: skip
         for batch in photos.batches(run.step):
             if run.step >= config.steps or should_stop():
                 break
-            share = batch.chunk(world)[rank].to(device, memory_format=MEMORY_FORMAT)
-            losses = _step(run, network, share, targets, config, rank=rank, autocast=autocast)
+            losses = _step(run, network, process.share(batch), targets, config, process)
             run.step += 1
-            if rank:
-                continue
-            progress = meter.tick(run.step, losses, run.balance.weight, len(photos.bad_files))
-            if callback:
-                callback(progress)
-            if run.step % config.checkpoint_every == 0 and run.step < config.steps:
-                _save(run, config, losses)
-            if sample and run.step % config.sample_every == 0:
-                sample(run.network, run.step)
-        if rank == 0 and meter.last:
-            _save(run, config, meter.last)
+            hooks.after(run.step, losses, style_weight=run.balance.weight, bad_files=len(photos.bad_files))
+        hooks.end(run.step)
         return config.output / "checkpoint.safetensors"
 
 
@@ -157,17 +154,13 @@ def _step(
     photos: Tensor,
     targets: _Targets,
     config: TrainConfig,
-    *,
-    rank: int,
-    autocast: bool,
+    process: Process,
 ) -> dict[str, float]:
     """One step of Adam on a share of the batch, (N, 3, S, S) in [0, 255]; returns the losses of the whole batch."""
-    for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(run.step, config.steps, config.learning_rate)
-    inputs = _inputs(run.step, photos, targets, config, rank=rank)
-    with torch.autocast(photos.device.type, dtype=torch.bfloat16, enabled=autocast):
+    inputs = _inputs(run.step, photos, targets, config, rank=process.rank)
+    with process.autocast():
         painted = network(torch.cat([photos, inputs.disturbed, inputs.frames, *inputs.clip_frames]))
-    terms = _terms(photos, painted, inputs, targets, autocast=autocast)
+    terms = _terms(photos, painted, inputs, targets, process)
     structure = torch.tensor(structure_kept_of_batch(photos, painted[: len(photos)]), device=photos.device)
     losses = mean_over_processes({**terms, "structure": structure})
     style_weight = run.balance.update(
@@ -190,10 +183,11 @@ def _step(
     losses["total"] = sum(weights[name] * losses[name] for name in terms)
     if not math.isfinite(losses["total"]):
         raise TrainingError(f"loss is not finite at step {run.step}; try a lower --learning-rate")
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(run.step, config.steps, config.learning_rate)
     run.optimizer.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
-    # Rare steps of the deep style layers are a hundred times the usual size and would undo the training so far.
-    nn.utils.clip_grad_norm_(run.network.parameters(), 10.0)
+    nn.utils.clip_grad_norm_(run.network.parameters(), _LARGEST_GRADIENT)
     run.optimizer.step()
     return losses
 
@@ -239,13 +233,12 @@ def _inputs(step: int, photos: Tensor, targets: _Targets, config: TrainConfig, *
     return _Inputs(disturbed, motion, frames, keyframes, clips)
 
 
-def _terms(photos: Tensor, painted: Tensor, inputs: _Inputs, targets: _Targets, *, autocast: bool) -> dict[str, Tensor]:
+def _terms(photos: Tensor, painted: Tensor, inputs: _Inputs, targets: _Targets, process: Process) -> dict[str, Tensor]:
     """The losses, unweighted; `painted` holds the answers to the photographs and to `inputs`, one after the other."""
     sizes = [len(photos), len(inputs.disturbed), len(inputs.frames)]
     stylized, disturbed, frames, clip_frames = torch.split(painted, [*sizes, len(painted) - sum(sizes)])
-    lower_precision = torch.autocast(photos.device.type, dtype=torch.bfloat16, enabled=autocast)
     visible = stylized.clamp(0, 255)  # judged as it is shown; what lies outside is drawn back by `range` alone
-    with lower_precision:
+    with process.autocast():
         features = targets.loss_network(visible, {*STYLE_LAYERS, CONTENT_LAYER})
         with torch.no_grad():
             wanted = targets.loss_network(photos, {CONTENT_LAYER})
@@ -258,7 +251,7 @@ def _terms(photos: Tensor, painted: Tensor, inputs: _Inputs, targets: _Targets, 
     if inputs.motion is not None:
         terms["motion"] = motion_loss(stylized[: len(disturbed)], disturbed, inputs.motion)
     if len(frames):
-        with lower_precision:
+        with process.autocast():
             terms["keyframes"] = keyframe_loss(frames, inputs.keyframes, targets.loss_network)
     if inputs.clips is not None:
         first, second = clip_frames.chunk(2)

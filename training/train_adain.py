@@ -4,21 +4,28 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from .adain_checkpoint import AdainCheckpoint, save_adain_checkpoint
 from .adain_config import AdainTrainConfig
 from .adain_objectives import Batch, CompactObjective, Objective, ReferenceObjective
 from .adain_reference import AdainNetworks
 from .data import PhotoCrops, find_pictures
-from .device import bf16_is_faster, torch_device
 from .errors import TrainingError
-from .loop import MEMORY_FORMAT, Meter, Progress, learning_rate, mean_over_processes, process_group
+from .loop import (
+    MEMORY_FORMAT,
+    Process,
+    Progress,
+    StepHooks,
+    learning_rate,
+    mean_over_processes,
+    training_process,
+)
 from .loss_network import CONTENT_LAYER, STYLE_LAYERS, load_loss_network
 from .state import check_no_run, load_state, save_state
 
@@ -54,45 +61,31 @@ def train_adain(
     Raises:
         TrainingError: pictures, weights or the state to resume from are missing or damaged; a loss is not finite.
     """
-    with process_group() as (rank, world):
-        if config.batch_size % world:
-            raise ValueError(f"batch_size must be a multiple of the {world} processes, got {config.batch_size}")
-        device = torch_device(config.device, rank)
-        autocast = config.precision == "bf16" or (config.precision == "auto" and bf16_is_faster(device))
-        torch.manual_seed(config.seed)
+    with training_process(config) as process:
         photos, paintings = (
             PhotoCrops(find_pictures(folder), config.batch_size, config.crop_size, seed, zoom=config.zoom)
             for folder, seed in ((config.photos, config.seed), (config.paintings, config.seed + 1))
         )
-        run = _start(config, photos, device)
+        run = _start(config, photos, process.device)
+        objective = run.objective
         if resume:
             _load_state(run, config)
-        elif rank == 0:
+        elif process.rank == 0:
             check_no_run(config.output)
-        model = run.objective.model if world == 1 else DistributedDataParallel(run.objective.model)
-        meter = Meter(config.steps, run.step, config.batch_size)
+        model = process.parallel(objective.model)
+        hooks = StepHooks(
+            config, process, start=run.step, callback=callback,
+            save=partial(_save, run, config), sample=sample and partial(sample, objective.networks),
+        )  # fmt: skip
         for photo_batch, painting_batch in zip(photos.batches(run.step), paintings.batches(run.step), strict=False):
             if run.step >= config.steps or should_stop():
                 break
-            share = photo_batch.chunk(world)[rank].to(device, memory_format=MEMORY_FORMAT)
-            styles = _recoloured(painting_batch, config.seed, run.step).chunk(world)[rank]
-            styles = styles.to(device, memory_format=MEMORY_FORMAT)
-            losses = _step(run, model, share, styles, config, rank=rank, autocast=autocast)
+            styles = process.share(_recoloured(painting_batch, config.seed, run.step))
+            losses = _step(run, model, process.share(photo_batch), styles, config, process)
             run.step += 1
-            if rank:
-                continue
             bad_files = len(photos.bad_files) + len(paintings.bad_files)
-            progress = meter.tick(run.step, losses, run.objective.style_weight, bad_files)
-            if callback:
-                callback(progress)
-            if run.step % config.checkpoint_every == 0 and run.step < config.steps:
-                _save(run, config, progress.losses)
-            if sample and run.step % config.sample_every == 0:
-                sample(run.objective.networks, run.step)
-        if rank == 0 and meter.last:
-            _save(run, config, meter.last)
-            if sample and run.step % config.sample_every:
-                sample(run.objective.networks, run.step)
+            hooks.after(run.step, losses, style_weight=objective.style_weight, bad_files=bad_files)
+        hooks.end(run.step)
         return config.output / "checkpoint.safetensors"
 
 
@@ -126,16 +119,12 @@ def _step(
     photos: Tensor,
     paintings: Tensor,
     config: AdainTrainConfig,
-    *,
-    rank: int,
-    autocast: bool,
+    process: Process,
 ) -> dict[str, float]:
     """One step of Adam on a share of the batch, (N, 3, S, S) in [0, 255]; returns the losses of the whole batch."""
-    for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(run.step, config.steps, config.learning_rate)
-    generator = torch.Generator().manual_seed((config.seed * 1_000_003 + run.step) * 64 + rank)
+    generator = torch.Generator().manual_seed((config.seed * 1_000_003 + run.step) * 64 + process.rank)
     batch = Batch.of(photos, paintings, generator, move=config.motion_weight > 0)
-    with torch.autocast(photos.device.type, dtype=torch.bfloat16, enabled=autocast):
+    with process.autocast():
         terms, shown = run.objective.terms(model, batch)
     losses = mean_over_processes({**terms, **shown})
     weights = run.objective.weights(losses, run.step)
@@ -143,6 +132,8 @@ def _step(
     losses["total"] = sum(weights[name] * losses[name] for name in terms)
     if not math.isfinite(losses["total"]):
         raise TrainingError(f"loss is not finite at step {run.step}; try a lower --learning-rate")
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(run.step, config.steps, config.learning_rate)
     run.optimizer.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from .checks import check_at_least_one, check_choice, check_crop, check_not_negative, check_positive, check_share
+from .checks import check_choice, check_crop, check_loop, check_not_negative, check_positive
 from .gatys_config import Statistics
 from .loop import Precision
 from .loss_network import LossNetworkName
@@ -72,11 +72,9 @@ class TrainConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        check_at_least_one(self, "steps", "batch_size", "checkpoint_every", "sample_every")
-        check_not_negative(self, "content_weight", "style_weight", "tv_weight", "motion_weight")
+        check_loop(self)
         check_not_negative(self, "keyframe_weight", "video_weight")
-        check_positive(self, "learning_rate", "style_scale")
-        check_share(self, "structure")
+        check_positive(self, "style_scale")
         check_choice(self, "statistics", get_args(Statistics))
         check_crop(self, multiple=4)
         if not 64 <= self.style_size * self.style_scale <= 2048:
