@@ -1,116 +1,37 @@
 """`stylize-video`: repaint videos. Imports what is heavy only once it runs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
 import typer
 
+from . import cli_video_options as option
 from .cli_common import Command, warnings_on_stderr
+from .cli_options import Device, Precision, Quiet, Tier
 from .cli_video_run import Run
 
-if TYPE_CHECKING:
-    pass
-
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-LOOK, PART, CODING, RUN = "Look", "Picture and part", "Coding", "Run"
 
 
 @app.command(cls=Command)
 def video(
-    sources: Annotated[
-        list[str], typer.Argument(metavar="IN...", help="Videos, URLs, or - for standard input.", show_default=False)
-    ],
-    output: Annotated[
-        str | None,
-        typer.Option("-o", "--output", help="File, folder for many inputs, or - for standard output. "
-                     "Default: IN.STYLE.mp4 beside each input."),
-    ] = None,
-    style: Annotated[
-        str, typer.Option("--style", "-s", rich_help_panel=LOOK,
-                          help="Installed style, artifact (.onnx), painting (a picture file), or a blend a:0.7,b:0.3.")
-    ] = "mosaic",
-    tier: Annotated[
-        str | None, typer.Option(rich_help_panel=LOOK, help="fast or quality; default: what is installed, fast first.")
-    ] = None,
-    strength: Annotated[
-        float, typer.Option(min=0.0, max=1.0, rich_help_panel=LOOK, help="0 is the video itself, 1 the painting.")
-    ] = 1.0,
-    style_scale: Annotated[
-        float, typer.Option(min=0.25, max=4.0, rich_help_panel=LOOK, help="Of a painting: larger, larger marks.")
-    ] = 1.0,
-    region: Annotated[
-        list[str] | None, typer.Option(rich_help_panel=LOOK, metavar="MASK:STYLE",
-                                       help="Another style where a mask is white, or none; may be repeated.")
-    ] = None,
-    keep_colors: Annotated[
-        bool, typer.Option("--keep-colors", rich_help_panel=LOOK, help="Light from the painting, colours of the video.")
-    ] = False,
-    smooth: Annotated[
-        float, typer.Option(min=0.0, max=1.0, rich_help_panel=LOOK, help="Steadier over time; try 0.8.")
-    ] = 0.0,
-    normalization: Annotated[
-        str, typer.Option(rich_help_panel=LOOK, help="Against pulsing colours: frame, carried (over time) or frozen.")
-    ] = "frame",
-    timeline: Annotated[
-        Path | None, typer.Option(rich_help_panel=LOOK, help="TOML file of cues: style and strength over time.")
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option(rich_help_panel=PART, help="720p, WxH or 0.5x; smaller is faster.")
-    ] = None,
-    tile: Annotated[
-        int | None, typer.Option(rich_help_panel=PART, help="Paint in tiles of this side, exactly but slower; 0 never.")
-    ] = None,
-    fps: Annotated[
-        str | None, typer.Option(rich_help_panel=PART, help="Frames per second, e.g. 24 or 30000/1001; default: kept.")
-    ] = None,
-    start: Annotated[str | None, typer.Option(rich_help_panel=PART, help="Begin here, e.g. 1:15 or 75.5.")] = None,
-    end: Annotated[str | None, typer.Option(rich_help_panel=PART, help="End here.")] = None,
-    no_deinterlace: Annotated[
-        bool, typer.Option("--no-deinterlace", rich_help_panel=PART, help="Paint interlaced frames as they are.")
-    ] = False,
-    hdr: Annotated[
-        str, typer.Option(rich_help_panel=PART, help="sdr tone-maps HDR video, keep makes a 10-bit HDR result.")
-    ] = "sdr",
-    no_audio: Annotated[
-        bool, typer.Option("--no-audio", rich_help_panel=PART, help="Leave sound, subtitles and chapters out.")
-    ] = False,
-    codec: Annotated[
-        str | None, typer.Option(rich_help_panel=CODING, help="h264, hevc, av1, vp9, prores, ffv1, gif or png.")
-    ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(rich_help_panel=CODING, help="FFmpeg's encoder by name, e.g. h264_nvenc.")
-    ] = None,
-    crf: Annotated[int | None, typer.Option(rich_help_panel=CODING, help="Quality, lower is better.")] = None,
-    preset: Annotated[str | None, typer.Option(rich_help_panel=CODING, help="The encoder's speed.")] = None,
-    decoder: Annotated[
-        str | None, typer.Option(rich_help_panel=CODING, help="FFmpeg's decoder by name, e.g. h264_cuvid.")
-    ] = None,
-    pipe_format: Annotated[
-        str, typer.Option("--format", rich_help_panel=CODING, help="On standard output: matroska, nut or y4m.")
-    ] = "matroska",
-    device: Annotated[str, typer.Option(rich_help_panel=RUN, help="auto, or the device that must be used.")] = "auto",
-    precision: Annotated[str, typer.Option(rich_help_panel=RUN, help="auto, fp32, bf16, fp16 or int8.")] = "auto",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", rich_help_panel=RUN, help="Replace existing outputs and unfinished jobs.")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", rich_help_panel=RUN, help="Go on with what an interrupted run left.")
-    ] = False,
-    keep_partial: Annotated[
-        bool, typer.Option("--keep-partial", rich_help_panel=RUN,
-                           help="When stopped or failed, join what is finished into OUT.partial.mp4.")
-    ] = False,
-    cluster: Annotated[
-        str | None, typer.Option(rich_help_panel=RUN, help="Address of a Ray cluster that paints the segments.")
-    ] = None,
-    preview: Annotated[
-        str | None, typer.Option(rich_help_panel=RUN, help="A picture file renewed every 2 s, or: window.")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", rich_help_panel=RUN, help="Only errors.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", rich_help_panel=RUN, help="One JSON object per input on standard output.")
-    ] = False,
+    sources: option.Sources,
+    output: option.Output = None,
+    # Look
+    style: option.Style = "mosaic", tier: Tier = None, strength: option.Strength = 1.0,
+    style_scale: option.StyleScale = 1.0, region: option.Region = None, keep_colors: option.KeepColors = False,
+    smooth: option.Smooth = 0.0, normalization: option.Normalization = "frame", timeline: option.Timeline = None,
+    # Picture and part
+    size: option.Size = None, tile: option.Tile = None, fps: option.Fps = None, start: option.Start = None,
+    end: option.End = None, no_deinterlace: option.NoDeinterlace = False, hdr: option.Hdr = "sdr",
+    no_audio: option.NoAudio = False,
+    # Coding
+    codec: option.Codec = None, encoder: option.Encoder = None, crf: option.Crf = None, preset: option.Preset = None,
+    decoder: option.Decoder = None, pipe_format: option.PipeFormat = "matroska",
+    # Run
+    device: Device = "auto", precision: Precision = "auto", overwrite: option.Overwrite = False,
+    resume: option.Resume = False, keep_partial: option.KeepPartial = False, cluster: option.Cluster = None,
+    preview: option.Preview = None, quiet: Quiet = False, as_json: option.AsJson = False,
 ) -> None:  # fmt: skip
     """Repaint videos in the manner of a painting. Sound, timing and colour tags stay as they are."""
     from .options import VideoOptions, parse_fps, parse_time
