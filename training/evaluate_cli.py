@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import cli_options as option
 from .cli_common import EXIT_INTERRUPTED, every_so_often, needs_train_extra
 from .errors import TrainingError
 from .evaluate_output import Wanted, show_any, show_reports
@@ -76,14 +77,14 @@ def evaluate(
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet: photograph, Gatys, quality, fast.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the figures to this JSON file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Figures for machines instead of the table.")] = False,
-    loss_network: Annotated[Literal["vgg16", "vgg19"], typer.Option(help="Fetched unless --loss-weights.")] = "vgg19",
-    loss_weights: Annotated[Path | None, typer.Option(help="Local weight file of the loss network.")] = None,
+    loss_network: option.LossNetwork = "vgg19",
+    loss_weights: option.LossWeights = None,
     device: Annotated[str, typer.Option(help="Of artifacts: auto, or the device that must be used.")] = "auto",
     gatys_device: Annotated[
         str, typer.Option(help="Of Gatys and checkpoints: auto, cpu, cuda, cuda:1, mps …")
     ] = "auto",
-    threads: Annotated[int, typer.Option(min=0, help="Of PyTorch on the CPU; 0 for its own choice.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    threads: option.Threads = 0,
+    overwrite: option.Overwrite = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Judge styles: losses, structure kept, style distance, and how many Gatys evaluations each is worth."""

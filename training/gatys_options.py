@@ -3,11 +3,11 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
+from . import cli_options as option
 from .gatys_config import (
     CONTENT_LAYERS,
     STYLE_LAYERS,
@@ -73,12 +73,12 @@ class PaintOptions:
     ] = _DEFAULTS.color_direction
     seed: Annotated[int, typer.Option(help="Of the noise.")] = _DEFAULTS.seed
     pooling: Annotated[Literal["max", "average"], typer.Option(help="Of the loss network.")] = "max"
-    loss_network: Annotated[Literal["vgg16", "vgg19"], typer.Option(help="Fetched unless --loss-weights.")] = "vgg19"
-    loss_weights: Annotated[Path | None, typer.Option(help="Local weight file of the loss network.")] = None
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")] = "auto"
-    threads: Annotated[int, typer.Option(min=0, help="Of PyTorch on the CPU; 0 for its own choice.")] = 0
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False
+    loss_network: option.LossNetwork = "vgg19"
+    loss_weights: option.LossWeights = None
+    device: option.Device = "auto"
+    threads: option.Threads = 0
+    overwrite: option.Overwrite = False
+    quiet: option.Quiet = False
 
     def config(self) -> GatysConfig:
         """The options that are the painting's own."""
