@@ -99,7 +99,7 @@ class CompactObjective:
         if config.warm_start is not None:
             begin_with(networks, config.warm_start, photographs)
         with torch.no_grad():
-            probe = photographs[:1].to(loss_network.preprocess.weight.device)
+            probe = photographs[:1].to(loss_network.device)
             sizes = [x.shape[1] for x in loss_network(probe, STYLE_LAYERS).values()]
         self.model: nn.Module = _CompactModel(networks, 2 * sum(sizes))
         self._balance = StyleBalance(

@@ -14,16 +14,18 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from .data import Picture, find_pictures, read_picture, resize_short_side, to_picture, to_tensor
 from .errors import TrainingError
 from .gatys_config import Statistics
-from .gatys_objective import Objective, content_terms, style_terms
+from .gatys_objective import Objective, StyleTerm, content_terms, style_terms
 from .gatys_optimize import Evaluation, minimise
 from .loss_network import CONTENT_LAYER, STYLE_LAYERS, LossNetwork
 from .quality import StyleTarget, evaluation_picture, grid_pattern, structure_kept
@@ -67,6 +69,17 @@ class LossSettings:
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise TrainingError(f"training settings must hold the weights of the losses: {exc} in {where}") from exc
+
+    def style(self, painting: Picture, loss_network: LossNetwork) -> tuple[StyleTerm, ...]:
+        """What the loss network says of a painting (H, W, 3) uint8 RGB."""
+        seen = to_tensor(resize_short_side(painting, self.style_side)).to(loss_network.device)
+        return style_terms(seen, loss_network, dict.fromkeys(self.style_layers, 1.0), statistics=self.statistics)
+
+    def objective(self, photo: Picture, style: Sequence[StyleTerm], loss_network: LossNetwork) -> Objective:
+        """The total for a photograph (H, W, 3) uint8 RGB."""
+        seen = to_tensor(photo).to(loss_network.device)
+        content = content_terms(seen, loss_network, dict.fromkeys(self.content_layers, 1.0))
+        return Objective(loss_network, content, style, self.content_weight, self.style_weight, self.tv_weight)
 
 
 def _statistics(name: object) -> Statistics:
@@ -204,20 +217,12 @@ def evaluate(
         raise ValueError("photos must be at least one photograph, got none")
     if not counts or counts[0] < 1:
         raise ValueError(f"evaluations must be numbers from 1, got {', '.join(map(str, evaluations)) or 'none'}")
-    settings = subject.settings
-    device = loss_network.preprocess.weight.device
-    painting = to_tensor(resize_short_side(subject.painting, settings.style_side)).to(device)
-    layers = dict.fromkeys(settings.style_layers, 1.0)
-    style = style_terms(painting, loss_network, layers, statistics=settings.statistics)
+    style = subject.settings.style(subject.painting, loss_network)
     yardstick = StyleTarget.of(subject.painting, loss_network)
     done = []
     for name, photo in photos.items():
         square = evaluation_picture(photo)
-        content = content_terms(to_tensor(square).to(device), loss_network, dict.fromkeys(settings.content_layers, 1.0))
-        objective = Objective(
-            loss_network, content, style, settings.content_weight, settings.style_weight, settings.tv_weight
-        )
-        judge = Judge(objective, square, yardstick)
+        judge = Judge(subject.settings.objective(square, style, loss_network), square, yardstick)
         report = _one_photo(subject, name, judge, counts, callback, should_stop)
         if report is None:
             break
@@ -229,7 +234,11 @@ def evaluate(
 
 def checkpoint_painter(network: torch.nn.Module) -> Callable[[Picture], Picture]:
     """PyTorch in fp32, with the mirrored border that styles are run with; H and W must be multiples of four."""
-    device = next(network.parameters()).device
+    return bordered(network, next(network.parameters()).device)
+
+
+def bordered(network: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Picture], Picture]:
+    """The same of any function from (1, 3, H, W) to the same, in [0, 255]."""
 
     @torch.inference_mode()
     def paint(picture: Picture) -> Picture:
@@ -264,7 +273,7 @@ class Judge:
 
     def score(self, painted: Picture, seconds: float) -> Score:
         with torch.no_grad():
-            device = self.objective.loss_network.preprocess.weight.device
+            device = self.objective.loss_network.device
             losses = self.objective.losses(to_tensor(painted).to(device))
         return Score(
             **{name: float(losses[name]) for name in ("content", "style", "tv", "total")},
@@ -285,38 +294,65 @@ def _one_photo(
 ) -> PhotoReport | None:
     painted, seconds = timed(subject.paint, judge.photo)
     network = judge.score(painted, seconds)
-    snapshots: dict[int, tuple[Picture, float]] = {}
-    reached: list[tuple[int, float]] = []
-
-    def on_evaluation(evaluation: Evaluation) -> None:
-        if not reached and evaluation.best <= network.total:
-            reached.append((evaluation.number, evaluation.seconds))
-        if evaluation.number in counts:
-            snapshots[evaluation.number] = to_picture(evaluation.picture), evaluation.seconds
-        if callback:
-            callback(name, evaluation)
-
-    device = judge.objective.loss_network.preprocess.weight.device
-    minimum = minimise(
-        judge.objective,
-        to_tensor(judge.photo).to(device),
-        evaluations=counts[-1],
-        callback=on_evaluation,
-        should_stop=should_stop,
-    )
-    if minimum.stopped:
+    tell = None if callback is None else partial(callback, name)
+    reference = run_reference(judge, {subject.name: network.total}, counts, callback=tell, should_stop=should_stop)
+    if reference is None:
         return None
-    for count in counts:  # L-BFGS that has converged in float32 ends early and stays where it is
-        snapshots.setdefault(count, (to_picture(minimum.picture), minimum.seconds))
-    equivalent, gatys_seconds = reached[0] if reached else (None, minimum.seconds)
+    equivalent, gatys_seconds = reference.reached.get(subject.name, (None, reference.seconds))
     return PhotoReport(
         photo=name,
         network=network,
-        gatys={count: judge.score(*snapshots[count]) for count in counts},
+        gatys={count: judge.score(*reference.pictures[count]) for count in counts},
         gatys_equivalent=equivalent,
         speed_up=gatys_seconds / max(1e-9, network.seconds),
-        pictures={"photo": judge.photo, "network": painted, "gatys": snapshots[counts[-1]][0]},
+        pictures={"photo": judge.photo, "network": painted, "gatys": reference.pictures[counts[-1]][0]},
     )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Gatys' optimisation of one photograph, looked at on its way."""
+
+    pictures: Mapping[int, tuple[Picture, float]]
+    """After so many evaluations: the best so far, and seconds gone."""
+    reached: Mapping[str, tuple[int, float]]
+    """Network to the evaluations and seconds that its total took; those that it did not reach are missing."""
+    seconds: float
+
+
+def run_reference(
+    judge: Judge,
+    totals: Mapping[str, float],
+    counts: Sequence[int],
+    *,
+    callback: Callable[[Evaluation], None] | None,
+    should_stop: Callable[[], bool],
+) -> Reference | None:
+    """Paint `judge.photo` by L-BFGS, begun from itself; None if it was stopped.
+
+    Args:
+        totals: of the networks' pictures.
+        counts: evaluations after which to look, rising; the last one ends it.
+    """
+    pictures: dict[int, tuple[Picture, float]] = {}
+    reached: dict[str, tuple[int, float]] = {}
+
+    def on_evaluation(evaluation: Evaluation) -> None:
+        for name, total in totals.items():
+            if evaluation.best <= total:
+                reached.setdefault(name, (evaluation.number, evaluation.seconds))
+        if evaluation.number in counts:
+            pictures[evaluation.number] = to_picture(evaluation.picture), evaluation.seconds
+        if callback:
+            callback(evaluation)
+
+    start = to_tensor(judge.photo).to(judge.objective.loss_network.device)
+    minimum = minimise(judge.objective, start, evaluations=counts[-1], callback=on_evaluation, should_stop=should_stop)
+    if minimum.stopped:
+        return None
+    for count in counts:  # L-BFGS that has converged in float32 ends early and stays where it is
+        pictures.setdefault(count, (to_picture(minimum.picture), minimum.seconds))
+    return Reference(pictures, reached, minimum.seconds)
 
 
 def timed(paint: Callable[[Picture], Picture], photo: Picture) -> tuple[Picture, float]:

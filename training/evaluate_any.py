@@ -7,23 +7,20 @@ pair, its curve depends on the losses alone. All are judged by the same losses, 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from .adain_losses import statistics_loss
 from .adain_reference import STATISTICS_LAYERS, AdainNetworks
 from .adain_report import encode
-from .data import Picture, resize_short_side, to_picture, to_tensor
-from .evaluate import Judge, LossSettings, Score, median_score, timed
-from .gatys_objective import Objective, content_terms, style_terms
-from .gatys_optimize import Evaluation, minimise
+from .data import Picture, resize_short_side, to_tensor
+from .evaluate import Judge, LossSettings, Score, bordered, median_score, run_reference, timed
+from .gatys_optimize import Evaluation
 from .loss_network import LossNetwork
 from .quality import StyleTarget, evaluation_picture
-
-_BORDER = 8  # pixels, as much as the stylizer cuts away again
 
 
 @dataclass(frozen=True)
@@ -156,13 +153,7 @@ def checkpoint_like(networks: AdainNetworks, *, style_side: int) -> Callable[[Pi
 
     def like(painting: Picture) -> Callable[[Picture], Picture]:
         style = encode(networks.encoder, painting, style_side=style_side)
-
-        @torch.inference_mode()
-        def paint(picture: Picture) -> Picture:
-            padded = functional.pad(to_tensor(picture).to(device), (_BORDER,) * 4, mode="reflect")
-            return to_picture(networks.stylizer(padded, style)[:, :, _BORDER:-_BORDER, _BORDER:-_BORDER])
-
-        return paint
+        return bordered(lambda frames: networks.stylizer(frames, style), device)
 
     return like
 
@@ -184,44 +175,26 @@ def _one_pair(
     callback: Callable[[str, Evaluation], None] | None,
     should_stop: Callable[[], bool],
 ) -> PairReport | None:
-    device = loss_network.preprocess.weight.device
-    seen = resize_short_side(pair.style, settings.style_side)
-    layers = dict.fromkeys(settings.style_layers, 1.0)
-    style = style_terms(to_tensor(seen).to(device), loss_network, layers, statistics=settings.statistics)
-    photo = to_tensor(pair.square).to(device)
-    content = content_terms(photo, loss_network, dict.fromkeys(settings.content_layers, 1.0))
-    objective = Objective(
-        loss_network, content, style, settings.content_weight, settings.style_weight, settings.tv_weight
-    )
+    objective = settings.objective(pair.square, settings.style(pair.style, loss_network), loss_network)
     judge = Judge(objective, pair.square, StyleTarget.of(pair.style, loss_network))
     painted = {contender.name: timed(contender.like(pair.style), pair.square) for contender in contenders}
     scores = {name: judge.score(picture, seconds) for name, (picture, seconds) in painted.items()}
-    snapshots: dict[int, tuple[Picture, float]] = {}
-    reached: dict[str, int] = {}
-
-    def on_evaluation(evaluation: Evaluation) -> None:
-        for name, score in scores.items():
-            if evaluation.best <= score.total:
-                reached.setdefault(name, evaluation.number)
-        if evaluation.number in counts:
-            snapshots[evaluation.number] = to_picture(evaluation.picture), evaluation.seconds
-        if callback:
-            callback(f"{pair.photo} like {pair.painting}", evaluation)
-
-    minimum = minimise(objective, photo, evaluations=counts[-1], callback=on_evaluation, should_stop=should_stop)
-    if minimum.stopped:
+    totals = {name: score.total for name, score in scores.items()}
+    tell = None if callback is None else partial(callback, f"{pair.photo} like {pair.painting}")
+    reference = run_reference(judge, totals, counts, callback=tell, should_stop=should_stop)
+    if reference is None:
         return None
-    for count in counts:  # L-BFGS that has converged in float32 ends early and stays where it is
-        snapshots.setdefault(count, (to_picture(minimum.picture), minimum.seconds))
-    pictures = {name: picture for name, (picture, _) in painted.items()} | {"gatys": snapshots[counts[-1]][0]}
+    seen = resize_short_side(pair.style, settings.style_side)
+    pictures = {name: picture for name, (picture, _) in painted.items()}
+    pictures["gatys"] = reference.pictures[counts[-1]][0]
     return PairReport(
         photo=pair.photo,
         painting=pair.painting,
         networks=scores,
         statistics={name: adain_style_loss(picture, seen, loss_network) for name, picture in pictures.items()},
-        gatys={count: judge.score(*snapshots[count]) for count in counts},
-        gatys_equivalent={name: reached.get(name) for name in scores},
-        gatys_seconds=minimum.seconds,
+        gatys={count: judge.score(*reference.pictures[count]) for count in counts},
+        gatys_equivalent={name: reference.reached.get(name, (None,))[0] for name in scores},
+        gatys_seconds=reference.seconds,
         pictures={"photo": pair.square, "painting": pair.style, **pictures},
     )
 
@@ -229,7 +202,7 @@ def _one_pair(
 @torch.inference_mode()
 def adain_style_loss(picture: Picture, painting: Picture, loss_network: LossNetwork) -> float:
     """`adain_losses.statistics_loss` of two pictures (H, W, 3) uint8 RGB, at the paper's four layers."""
-    device = loss_network.preprocess.weight.device
+    device = loss_network.device
     features = [
         loss_network(to_tensor(np.ascontiguousarray(p)).to(device), STATISTICS_LAYERS) for p in (picture, painting)
     ]

@@ -108,38 +108,21 @@ def paint(
         ValueError: options that contradict one another.
     """
     config = GatysConfig() if config is None else config
-    if config.style_weight != 0 and not styles:
-        raise ValueError("styles must be at least one painting unless style_weight is 0")
-    regions = regions_of(content, content_mask, [style.picture for style in styles], [style.mask for style in styles])
-    device = loss_network.preprocess.weight.device
     scales = scale_sizes(content.shape[0], content.shape[1], config.min_size, config.size)
-    check_memory(scales[-1], styles, loss_network, config)
-    for style in styles:
-        _check_detail(style.picture, min(scales[-1]), config.style_scale)
-    photo, paintings = prepare_colors(
-        content,
-        [style.picture for style in styles],
-        config.color,
-        transform=config.color_transform,
-        direction=config.color_direction,
-    )
-    prepared = [StyleImage(picture, style.weight) for picture, style in zip(paintings, styles, strict=True)]
+    task = _Task.of(content, styles, loss_network, config, content_mask=content_mask, largest=scales[-1])
     clock = _Clock(scales, config.iterations)
     curvature = Curvature(config.history)
-    picture = None if start is None else _canvas(start, *scales[0], device)
+    picture = task.first_picture(start, *scales[0])
     curves: list[list[float]] = []
     notes: list[str] = []
     for scale, (height, width) in enumerate(scales):
         if scale:
-            assert picture is not None
-            picture = _next_scale(picture, photo, height, width, keep_detail=config.start != "noise")
+            picture = task.next_picture(picture, height, width)
             curvature.enlarge(height, width)
-        elif picture is None:
-            picture = _start(photo, height, width, config, device)
         if config.color == "luminance":
             picture = picture.mean(dim=1, keepdim=True)  # one channel: Gatys et al. 2016, section 4
         minimum = minimise(
-            _objective(photo, prepared, regions, loss_network, config, height, width),
+            task.objective(height, width),
             picture,
             optimizer=config.optimizer,
             evaluations=config.iterations,
@@ -153,10 +136,98 @@ def paint(
         notes += [f"{width}x{height}, {note}" for note in minimum.notes]
         if minimum.stopped:
             break
-    assert picture is not None  # there is at least one scale
     painted = to_picture(picture)
     painted = finish_colors(painted, resize(content, *painted.shape[:2]), config.color)
     return Painting(painted, minimum.losses, curves, clock.seconds, minimum.stopped, tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is painted like what: the same at every scale."""
+
+    photo: Picture
+    styles: Sequence[StyleImage]
+    """As large as they were given, recoloured like the photograph or it like them if that was asked for."""
+    regions: MatchedRegions | None
+    loss_network: LossNetwork
+    config: GatysConfig
+
+    @classmethod
+    def of(
+        cls,
+        content: Picture,
+        styles: Sequence[StyleImage],
+        loss_network: LossNetwork,
+        config: GatysConfig,
+        *,
+        content_mask: Picture | None,
+        largest: tuple[int, int],
+    ) -> "_Task":
+        """Checked and recoloured; `largest` is the last scale, (height, width)."""
+        if config.style_weight != 0 and not styles:
+            raise ValueError("styles must be at least one painting unless style_weight is 0")
+        pictures = [style.picture for style in styles]
+        regions = regions_of(content, content_mask, pictures, [style.mask for style in styles])
+        check_memory(largest, styles, loss_network, config)
+        for picture in pictures:
+            _check_detail(picture, min(largest), config.style_scale)
+        photo, paintings = prepare_colors(
+            content, pictures, config.color, transform=config.color_transform, direction=config.color_direction
+        )
+        recoloured = [StyleImage(picture, style.weight) for picture, style in zip(paintings, styles, strict=True)]
+        return cls(photo, recoloured, regions, loss_network, config)
+
+    def first_picture(self, start: Picture | None, height: int, width: int) -> Tensor:
+        """(1, 3, height, width) in [0, 255] to begin with.
+
+        Noise is white around the photograph's mean colour; Gatys et al. take it around grey of VGG's mean, which is a
+        colour cast for most photographs.
+        """
+        if start is not None:
+            return self._canvas(start, height, width)
+        canvas = self._canvas(self.photo, height, width)
+        if self.config.start == "content":
+            return canvas
+        generator = torch.Generator().manual_seed(self.config.seed)
+        noise = torch.randn(canvas.shape, generator=generator).to(self.loss_network.device)
+        noise = canvas.mean(dim=(2, 3), keepdim=True) + 40 * noise
+        share = 1.0 if self.config.start == "noise" else self.config.noise
+        return ((1 - share) * canvas + share * noise).clamp(0, 255)
+
+    def next_picture(self, picture: Tensor, height: int, width: int) -> Tensor:
+        """A painted (1, 3, h, w) at (height, width), with what the photograph has there and had not at the last scale.
+
+        Gatys et al. 2017 only enlarge. What is then missing is found again, but not all: content losses end higher.
+        """
+        enlarged = enlarge(picture, height, width)
+        if self.config.start == "noise":
+            return enlarged
+        last = enlarge(self._canvas(self.photo, *picture.shape[-2:]), height, width)
+        detail = self._canvas(self.photo, height, width) - last
+        return (enlarged + detail).clamp(0, 255)
+
+    def objective(self, height: int, width: int) -> Objective:
+        """The losses at one scale; the paintings grow and shrink with the picture."""
+        config, network = self.config, self.loss_network
+        layers = config.content_layers if config.content_weight else {}
+        content = content_terms(self._canvas(self.photo, height, width), network, layers)
+        style: list[StyleTerm] = []
+        weights = [image.weight for image in self.styles]
+        for number, image in enumerate(self.styles if config.style_weight != 0 else ()):
+            seen = scaled_style(image.picture, min(height, width), config.style_scale)
+            painting = to_tensor(seen).to(network.device)
+            if self.regions is None:
+                weight = image.weight / sum(weights)
+                style += style_terms(
+                    painting, network, config.style_layers, statistics=config.statistics, weight=weight
+                )
+            else:
+                style += self.regions.terms(number, weights, painting, network, config, height, width)
+        style_weight = STYLE_WEIGHTS[config.statistics] if config.style_weight is None else config.style_weight
+        return Objective(network, content, style, config.content_weight, style_weight, config.tv_weight)
+
+    def _canvas(self, picture: Picture, height: int, width: int) -> Tensor:
+        return to_tensor(resize(picture, height, width)).to(self.loss_network.device)
 
 
 def scale_sizes(height: int, width: int, min_size: int, size: int) -> list[tuple[int, int]]:
@@ -187,7 +258,7 @@ def check_memory(
     needed = memory_needed(
         *shape, loss_network, layers, optimizer=config.optimizer, history=config.history, painting_share=share
     )
-    available = available_memory(loss_network.preprocess.weight.device)
+    available = available_memory(loss_network.device)
     if available is None or needed <= available:
         return needed
     aspect = min(shape) / max(shape)
@@ -236,66 +307,6 @@ def _check_detail(painting: Picture, short_side: int, style_scale: float) -> Non
             "the painting is %dx%d and is enlarged %.1f times: its marks will be soft; a smaller --style-scale helps",
             painting.shape[1], painting.shape[0], enlarged,
         )  # fmt: skip
-
-
-def _canvas(picture: Picture, height: int, width: int, device: torch.device) -> Tensor:
-    return to_tensor(resize(picture, height, width)).to(device)
-
-
-def _start(photo: Picture, height: int, width: int, config: GatysConfig, device: torch.device) -> Tensor:
-    """The first scale's picture. Noise is white around the photograph's mean colour; Gatys et al. take it around grey
-    of VGG's mean, which is a colour cast for most photographs."""
-    canvas = _canvas(photo, height, width, device)
-    if config.start == "content":
-        return canvas
-    generator = torch.Generator().manual_seed(config.seed)
-    noise = canvas.mean(dim=(2, 3), keepdim=True) + 40 * torch.randn(canvas.shape, generator=generator).to(device)
-    share = 1.0 if config.start == "noise" else config.noise
-    return ((1 - share) * canvas + share * noise).clamp(0, 255)
-
-
-def _next_scale(picture: Tensor, photo: Picture, height: int, width: int, *, keep_detail: bool) -> Tensor:
-    """A painted (1, 3, h, w) at (height, width), with what the photograph has there and had not at the last scale.
-
-    Gatys et al. 2017 only enlarge. What is then missing is found again, but not all: content losses end higher.
-    """
-    enlarged = enlarge(picture, height, width)
-    if not keep_detail:
-        return enlarged
-    device, (last_height, last_width) = picture.device, picture.shape[-2:]
-    detail = _canvas(photo, height, width, device)
-    detail = detail - enlarge(_canvas(photo, last_height, last_width, device), height, width)
-    return (enlarged + detail).clamp(0, 255)
-
-
-def _objective(
-    photo: Picture,
-    styles: Sequence[StyleImage],
-    regions: MatchedRegions | None,
-    loss_network: LossNetwork,
-    config: GatysConfig,
-    height: int,
-    width: int,
-) -> Objective:
-    """The losses at one scale; the paintings grow and shrink with the picture."""
-    device = loss_network.preprocess.weight.device
-    content = content_terms(
-        _canvas(photo, height, width, device), loss_network, config.content_layers if config.content_weight else {}
-    )
-    style: list[StyleTerm] = []
-    total_weight = sum(image.weight for image in styles)
-    for number, image in enumerate(styles if config.style_weight != 0 else ()):
-        painting = to_tensor(scaled_style(image.picture, min(height, width), config.style_scale)).to(device)
-        if regions is None:
-            weight = image.weight / total_weight
-            style += style_terms(
-                painting, loss_network, config.style_layers, statistics=config.statistics, weight=weight
-            )
-        else:
-            weights = [other.weight for other in styles]
-            style += regions.terms(number, weights, painting, loss_network, config, height, width)
-    style_weight = STYLE_WEIGHTS[config.statistics] if config.style_weight is None else config.style_weight
-    return Objective(loss_network, content, style, config.content_weight, style_weight, config.tv_weight)
 
 
 def scaled_style(painting: Picture, short_side: int, style_scale: float) -> Picture:

@@ -243,7 +243,7 @@ def _say_memory(
 
     scales = scale_sizes(photo.shape[0], photo.shape[1], config.min_size, config.size)
     needed = check_memory(scales[-1], styles, network, config)
-    available = available_memory(network.preprocess.weight.device)
+    available = available_memory(network.device)
     if not quiet:
         sizes = ", ".join(f"{width}x{height}" for height, width in scales)
         free = "" if available is None else f" of {available / 2**30:.1f} GB free"

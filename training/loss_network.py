@@ -46,6 +46,11 @@ class LossNetwork(nn.Module):
         self.requires_grad_(False)
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes, and where pictures must be."""
+        return self.preprocess.weight.device
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """Names that `forward` can be asked for, from the picture inwards."""
         return tuple(name.replace("conv", "relu") for name in self.convolutions)

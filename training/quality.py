@@ -90,7 +90,7 @@ def style_distance_of(
 @torch.inference_mode()
 def picture_grams(picture: Picture, loss_network: LossNetwork) -> dict[str, Tensor]:
     """Gram matrices (1, C, C) of Gatys' five style layers."""
-    device = loss_network.preprocess.weight.device
+    device = loss_network.device
     features = loss_network(to_tensor(picture).to(device), STYLE_LAYERS)
     return {name: gram_matrix(x) for name, x in features.items()}
 
