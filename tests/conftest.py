@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from impasto.export.artifact import Artifact, Metadata, save_artifact
-from impasto.realtime.engine import Done, EngineInfo, PendingPicture
+from impasto.realtime.engine import Batch, Done, EngineInfo, PendingPicture
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +112,33 @@ def _add_sound(container: av.container.OutputContainer, stream: av.AudioStream, 
         frame.sample_rate, frame.pts, frame.time_base = 44_100, start, Fraction(1, 44_100)
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
+
+
+def noise(*shape: int, seed: int = 0) -> Batch:
+    """Blurred random pictures (N, H, W, 3): smooth as photographs are, and different everywhere."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (shape[0], 9, 9, 3)).astype(np.float32)
+    rows, columns = (np.linspace(0, 7.999, size) for size in shape[1:3])
+    r, c = rows.astype(int), columns.astype(int)
+    fr, fc = (rows - r)[None, :, None, None], (columns - c)[None, None, :, None]
+    top = coarse[:, r][:, :, c] * (1 - fc) + coarse[:, r][:, :, c + 1] * fc
+    below = coarse[:, r + 1][:, :, c] * (1 - fc) + coarse[:, r + 1][:, :, c + 1] * fc
+    return np.rint(top * (1 - fr) + below * fr).astype(np.uint8)
+
+
+@pytest.fixture
+def served(
+    tmp_path: Path,
+    make_artifact: Callable[..., Artifact],
+    identity_model: onnx.ModelProto,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[SimpleNamespace]:
+    """A live session with a panel; see `panel_helpers`."""
+    pytest.importorskip("aiohttp")
+    from .panel_helpers import serve
+
+    with serve(tmp_path, make_artifact, identity_model, monkeypatch) as running:
+        yield running
 
 
 class PlainEngine:

@@ -1,39 +1,26 @@
 """One contract for every engine that is installed here; the others skip and say why."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from impasto.assets import find_style
-from impasto.export import parity as parity_module
 from impasto.export.artifact import Artifact, load_artifact, parse_model
-from impasto.export.parity import PSNR_FLOOR_DB, Candidate, Painter, check_sizes, compare
-from impasto.realtime import engine_choice
-from impasto.realtime.engine import (
-    BACKENDS,
-    Backend,
-    Batch,
-    Done,
-    Engine,
-    EngineInfo,
-    EngineOptions,
-    PendingPicture,
-    Precision,
-    parse_device,
-)
-from impasto.realtime.engine_choice import load_engine
-from impasto.realtime.engine_proof import proof_candidates
-from impasto.realtime.errors import ArtifactError, EngineError
+from impasto.export.parity import PSNR_FLOOR_DB, compare
+from impasto.realtime import engine_onnxruntime
+from impasto.realtime.engine import BACKENDS, Backend, Engine, EngineOptions, Precision
+from impasto.realtime.engine_choice import load_engine, run_once
+from impasto.realtime.errors import EngineError
 from impasto.realtime.frame import Frame
 from impasto.realtime.stylizer import Stylizer
+
+from .conftest import noise
 
 
 def installed() -> Iterator[pytest.param]:
@@ -49,18 +36,6 @@ def installed() -> Iterator[pytest.param]:
 
 
 every_engine = pytest.mark.parametrize(("backend", "precision"), list(installed()))
-
-
-def noise(*shape: int, seed: int = 0) -> Batch:
-    """Blurred random pictures (N, H, W, 3): smooth as photographs are, and different everywhere."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (shape[0], 9, 9, 3)).astype(np.float32)
-    rows, columns = (np.linspace(0, 7.999, size) for size in shape[1:3])
-    r, c = rows.astype(int), columns.astype(int)
-    fr, fc = (rows - r)[None, :, None, None], (columns - c)[None, None, :, None]
-    top = coarse[:, r][:, :, c] * (1 - fc) + coarse[:, r][:, :, c + 1] * fc
-    below = coarse[:, r + 1][:, :, c] * (1 - fc) + coarse[:, r + 1][:, :, c + 1] * fc
-    return np.rint(top * (1 - fr) + below * fr).astype(np.uint8)
 
 
 @pytest.fixture
@@ -340,250 +315,65 @@ def test_a_graph_that_cannot_run(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [("auto", ("auto", 0)), ("cpu", ("cpu", 0)), ("cuda:1", ("cuda", 1)), ("torch:12", ("torch", 12))],
-)
-def test_device_names(text: str, wanted: tuple[str, int]) -> None:
-    assert parse_device(text) == wanted
-
-
-@pytest.mark.parametrize("text", ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "CPU", "cuda:1:2"])
-def test_bad_device_names(text: str) -> None:
-    with pytest.raises(ValueError, match="device must be one of auto, cpu, cuda"):
-        parse_device(text)
-
-
-def test_load_engine_says_what_it_chose(small_artifact: Artifact) -> None:
-    lines: list[str] = []
-    engine = load_engine(small_artifact.path, on_choice=lines.append)
-    assert len(lines) == 1
-    assert str(engine.info) in lines[0]
+def test_a_second_input_reaches_the_network(make_artifact: Callable[..., Artifact]) -> None:
+    """An arbitrary style: every value is the frame's plus the style's three numbers."""
+    nodes = [
+        helper.make_node("Cast", ["frame"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "style"], ["y"]),
+        helper.make_node("Clip", ["y", "low", "high"], ["z"]),
+        helper.make_node("Cast", ["z"], ["stylized"], to=TensorProto.UINT8),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "stylize",
+        [
+            helper.make_tensor_value_info("frame", TensorProto.UINT8, ["n", "h", "w", 3]),
+            helper.make_tensor_value_info("style", TensorProto.FLOAT, ["m", 3]),
+        ],
+        [helper.make_tensor_value_info("stylized", TensorProto.UINT8, ["n", "h", "w", 3])],
+        [helper.make_tensor("low", TensorProto.FLOAT, [], [0.0]), helper.make_tensor("high", 1, [], [255.0])],
+    )
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    artifact = make_artifact(model, kind="arbitrary")
+    frames = np.full((1, 8, 8, 3), 100, np.uint8)
+    engine = load_engine(artifact, device="cpu", precision="fp32")
+    engine.warmup(8, 8)
+    assert np.array_equal(engine(frames), frames)
+    engine.inputs = {"style": np.array([[1, 2, 3]], np.float32)}
+    for _ in range(4):
+        assert np.array_equal(engine(frames), frames + np.array([1, 2, 3], np.uint8))
     engine.close()
 
 
-def test_load_engine_checks_the_file_and_the_words(tmp_path: object, small_artifact: Artifact) -> None:
-    with pytest.raises(ArtifactError, match="there is none"):
-        load_engine(f"{tmp_path}/none.onnx")
-    with pytest.raises(ValueError, match="precision must be one of"):
-        load_engine(small_artifact, precision="fp8")
-
-
-def test_check_paints_every_size_and_batch_with_every_engine(
-    small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    candidates = proof_candidates()
-    if not candidates:
-        pytest.skip("no engine is installed")
-    monkeypatch.setattr(parity_module, "CHECKED_SIZES", ((64, 64), (65, 67), (68, 132)))
-    seen: list[tuple[int, ...]] = []
-
-    class Watched:
-        def __init__(self, paint: Painter) -> None:
-            self.paint = paint
-
-        def __call__(self, picture: np.ndarray) -> np.ndarray:
-            return self.paint(picture)
-
-        def batch(self, pictures: Batch) -> Batch:
-            seen.append(pictures.shape)
-            return self.paint.batch(pictures)
-
-    def watched(candidate: Candidate) -> Candidate:
-        @contextmanager
-        def opened(artifact: Artifact, in_flight: int = 1) -> Iterator[Painter]:
-            with candidate.open(artifact, in_flight) as paint:
-                yield Watched(paint)
-
-        return Candidate(candidate.name, candidate.precision, opened)
-
-    found = list(check_sizes(small_artifact, [watched(one) for one in candidates], noise(1, 90, 70, 3)[0]))
-    assert [parity.engine for parity in found] == [one.name for one in candidates]
-    assert {shape[0] for shape in seen} == {1, 2, 5}
-    assert all(parity.pictures == 3 for parity in found)
-
-
-def test_check_finds_an_engine_that_mixes_a_batch(small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    candidates = [one for one in proof_candidates() if one.precision == "fp32"]
-    if not candidates:
-        pytest.skip("no engine is installed")
-    monkeypatch.setattr(parity_module, "CHECKED_SIZES", ((64, 64), (65, 67), (68, 132)))
-
-    class Mixing:
-        def __init__(self, paint: Painter) -> None:
-            self.paint = paint
-
-        def __call__(self, picture: np.ndarray) -> np.ndarray:
-            return self.paint(picture)
-
-        def batch(self, pictures: Batch) -> Batch:
-            return np.roll(self.paint.batch(pictures), 1, axis=0)
-
-    @contextmanager
-    def mixing(artifact: Artifact, in_flight: int = 1) -> Iterator[Painter]:
-        with candidates[0].open(artifact, in_flight) as paint:
-            yield Mixing(paint)
-
-    with pytest.raises(ArtifactError, match="batches of 1, 2, 5 in fp32 must be within 50 dB"):
-        list(check_sizes(small_artifact, [candidates[0], Candidate("bad", "fp32", mixing)], noise(1, 90, 70, 3)[0]))
-
-
-class FakeEngine:
-    """Answers with its input."""
-
-    stride = 1
-
-    def __init__(self, name: str, precision: Precision = "fp32") -> None:
-        self.info = EngineInfo(name, "fake", precision)
-        self.closed = False
-
-    def __call__(self, frames: Batch) -> Batch:
-        return frames.copy()
-
-    def warmup(self, height: int, width: int) -> None: ...
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class FakeBackend:
-    def __init__(self, library: str, device: str, hardware: str, outcome: FakeEngine | EngineError) -> None:
-        self.library, self.device, self.hardware, self.outcome = library, device, hardware, outcome
-        self.asked = 0
-
-    def open(self, artifact: Artifact, options: EngineOptions) -> FakeEngine:
-        self.asked += 1
-        if isinstance(self.outcome, EngineError):
-            raise self.outcome
-        return self.outcome
-
-
-@pytest.fixture
-def choose(monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact) -> Callable[..., tuple[Engine, list[str]]]:
-    """Choose among fake back ends whose engines take the milliseconds of their names."""
-    monkeypatch.setattr(engine_choice, "one_inference_ms", lambda engine, **_: float(engine.info.name))
-
-    def run(backends: list[FakeBackend], **options: object) -> tuple[Engine, list[str]]:
-        monkeypatch.setattr(engine_choice, "BACKENDS", backends)
-        lines: list[str] = []
-        return load_engine(small_artifact, on_choice=lines.append, **options), lines
-
-    return run
-
-
-def test_auto_keeps_the_fastest_and_closes_the_others(choose: Callable[..., tuple[Engine, list[str]]]) -> None:
-    slow, fast, last = FakeEngine("30"), FakeEngine("10"), FakeEngine("20")
-    backends = [FakeBackend("onnxruntime", "cpu", "cpu", engine) for engine in (slow, fast, last)]
-    engine, lines = choose(backends)
-    assert engine is fast
-    assert (slow.closed, fast.closed, last.closed) == (True, False, True)
-    assert lines == ["10 on fake in fp32: 10.0 ms for 640x360 (20 on fake in fp32 20.0 ms, 30 on fake in fp32 30.0 ms)"]
-
-
-def test_a_favourite_that_was_held_up_once_is_kept(
-    choose: Callable[..., tuple[Engine, list[str]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    favourite, later = FakeEngine("10", "bf16"), FakeEngine("9", "int8")
-    held_up = iter([40.0, 10.0])
-    monkeypatch.setattr(
-        engine_choice, "one_inference_ms", lambda engine, **_: next(held_up) if engine is favourite else 9.0
+def test_a_style_encoder_runs_once_and_does_not_paint(make_artifact: Callable[..., Artifact]) -> None:
+    """Here a painting's style is the mean of each channel."""
+    nodes = [
+        helper.make_node("Cast", ["frame"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["x", "axes"], ["style"], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "encode",
+        [helper.make_tensor_value_info("frame", TensorProto.UINT8, ["n", "h", "w", 3])],
+        [helper.make_tensor_value_info("style", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2])],
     )
-    engine, _ = choose([FakeBackend("openvino", "cpu", "cpu", engine) for engine in (favourite, later)])
-    assert engine is favourite
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    artifact = make_artifact(model, kind="style-encoder")
+    painting = np.random.default_rng(0).integers(0, 256, (1, 40, 30, 3), dtype=np.uint8)
+    style = run_once(artifact, {"frame": painting})["style"]
+    np.testing.assert_allclose(style, painting.mean((1, 2)), rtol=1e-4)
+    with pytest.raises(EngineError, match="must be a style that paints"):
+        load_engine(artifact)
 
 
-@pytest.mark.parametrize(("later_ms", "chosen"), [("9", "9"), ("11", "15")])
-def test_a_library_that_is_placed_later_must_win_clearly(
-    choose: Callable[..., tuple[Engine, list[str]]], later_ms: str, chosen: str
-) -> None:
-    backends = [
-        FakeBackend("openvino", "cpu", "cpu", FakeEngine("15")),
-        FakeBackend("onnxruntime", "cpu", "cpu", FakeEngine(later_ms)),
-    ]
-    assert choose(backends)[0].info.name == chosen
-
-
-def test_a_library_that_was_beaten_by_far_is_asked_once(choose: Callable[..., tuple[Engine, list[str]]]) -> None:
-    beaten, its_int8 = FakeEngine("100"), FakeEngine("1")  # which would win
-    backends = [FakeBackend("onnxruntime", "cpu", "cpu", engine) for engine in (beaten, its_int8)]
-    engine, lines = choose([FakeBackend("openvino", "cpu", "cpu", FakeEngine("15")), *backends])
-    assert engine.info.name == "15"
-    assert beaten.closed
-    assert its_int8.closed
-    assert lines == ["15 on fake in fp32: 15.0 ms for 640x360 (100 on fake in fp32 100.0 ms)"]
-
-
-def test_an_engine_that_fails_to_paint_is_closed_and_the_next_is_chosen(
-    choose: Callable[..., tuple[Engine, list[str]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failing, working = FakeEngine("5"), FakeEngine("9")
-
-    def taken_ms(engine: FakeEngine, **_: object) -> float:
-        if engine is failing:
-            raise EngineError("out of memory")
-        return 9.0
-
-    monkeypatch.setattr(engine_choice, "one_inference_ms", taken_ms)
-    backends = [FakeBackend("onnxruntime", "cuda", "gpu", failing), FakeBackend("openvino", "cpu", "cpu", working)]
-    engine, _ = choose(backends)
-    assert engine is working
-    assert failing.closed
-
-
-def test_frames_in_flight_count_in_the_race() -> None:
-    submitted: list[int] = []
-
-    class Counting(FakeEngine):
-        in_flight = 4
-
-        def submit(self, frames: Batch) -> PendingPicture:
-            submitted.append(len(frames))
-            time.sleep(0.01)
-            return PendingPicture(Done({"stylized": frames}))
-
-    assert 10 <= engine_choice.one_inference_ms(Counting("any")) < 40  # a frame, not a round
-    assert len(submitted) == 4 * engine_choice.RACE_ROUNDS
-    submitted.clear()
-    assert engine_choice.one_inference_ms(Counting("any"), hopeless=5.0) >= 10
-    assert len(submitted) == 4
-
-
-@pytest.mark.parametrize(("int8_ms", "chosen"), [("9", "int8"), ("11", "bf16")])
-def test_int8_is_chosen_unasked_only_where_it_gains_much(
-    choose: Callable[..., tuple[Engine, list[str]]], int8_ms: str, chosen: str
-) -> None:
-    engines = [FakeEngine("15", "bf16"), FakeEngine(int8_ms, "int8")]
-    engine, _ = choose([FakeBackend("openvino", "cpu", "cpu", engine) for engine in engines])
-    assert engine.info.precision == chosen
-
-
-def test_auto_does_not_try_processors_when_a_graphics_card_works(
-    choose: Callable[..., tuple[Engine, list[str]]],
-) -> None:
-    gpu = FakeBackend("onnxruntime", "cuda", "gpu", FakeEngine("5"))
-    cpu = FakeBackend("openvino", "cpu", "cpu", FakeEngine("1"))
-    engine, _ = choose([gpu, cpu])
-    assert engine is gpu.outcome
-    assert cpu.asked == 0
-
-
-def test_auto_falls_to_processors_and_a_named_device_does_not(
-    choose: Callable[..., tuple[Engine, list[str]]],
-) -> None:
-    missing = EngineError("CUDA must be there, got nothing: install it")
-    backends = [
-        FakeBackend("onnxruntime", "cuda", "gpu", missing),
-        FakeBackend("openvino", "cpu", "cpu", FakeEngine("1")),
-    ]
-    assert choose(backends)[0] is backends[1].outcome
-    with pytest.raises(EngineError, match="CUDA must be there"):
-        choose(backends, device="cuda")
-
-
-def test_no_engine_at_all_names_every_reason(choose: Callable[..., tuple[Engine, list[str]]]) -> None:
-    backends = [
-        FakeBackend("openvino", "cpu", "cpu", EngineError("pip install a")),
-        FakeBackend("onnxruntime", "cpu", "cpu", EngineError("pip install b")),
-    ]
-    with pytest.raises(EngineError, match=r"pip install a.*pip install b"):
-        choose(backends)
+def test_bound_buffers_follow_the_size(small_artifact: Artifact) -> None:
+    """What a card gets, with buffers in the processor's memory."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(small_artifact.read(), providers=["CPUExecutionProvider"])
+    bound = engine_onnxruntime.Bound(onnxruntime, session, "cpu", 0)
+    rng = np.random.default_rng(0)
+    for shape in ((1, 32, 48, 3), (1, 32, 48, 3), (2, 64, 32, 3), (1, 32, 48, 3)):
+        frames = rng.integers(0, 256, shape, dtype=np.uint8)
+        (wanted,) = session.run(None, {"frame": frames})
+        assert np.array_equal(bound.run({"frame": frames})["stylized"], wanted)

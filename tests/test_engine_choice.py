@@ -1,132 +1,55 @@
-"""What is missing, and the command that mends it; nothing falls back in silence."""
+"""Which engine is taken: what was named, else the fastest that works."""
 
-import sys
+import time
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from impasto.export.artifact import Artifact
-from impasto.realtime import engine_onnxruntime, nvidia
-from impasto.realtime.engine import BACKENDS, Backend, EngineOptions
-from impasto.realtime.engine_choice import load_engine, run_once
-from impasto.realtime.errors import EngineError
+from impasto.realtime import engine_choice
+from impasto.realtime.engine import (
+    Batch,
+    Done,
+    Engine,
+    EngineInfo,
+    EngineOptions,
+    PendingPicture,
+    Precision,
+    parse_device,
+)
+from impasto.realtime.engine_choice import load_engine
+from impasto.realtime.errors import ArtifactError, EngineError
 from impasto.realtime.options import VideoOptions
 from impasto.realtime.video_engines import Engines
 
 
-def backend(library: str, device: str) -> Backend:
-    return next(one for one in BACKENDS if (one.library, one.device) == (library, device))
-
-
-@pytest.fixture
-def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nvidia, "driver", lambda: None)
-
-
-@pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = nvidia.Card("NVIDIA Test 9000", (9, 0))
-    monkeypatch.setattr(nvidia, "driver", lambda: nvidia.Driver((12, 4), (card,)))
-
-
-class Session:
-    """A session that could not load the provider it was asked for, as ONNX Runtime's do without a word."""
-
-    def __init__(self, *_: object, **__: object) -> None: ...
-
-    def get_providers(self) -> list[str]:
-        return ["CPUExecutionProvider"]
-
-
-def fake_onnxruntime(monkeypatch: pytest.MonkeyPatch, *providers: str) -> None:
-    fake: Any = SimpleNamespace(
-        InferenceSession=Session,
-        SessionOptions=lambda: SimpleNamespace(),
-        get_available_providers=lambda: list(providers),
-    )
-    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
-
-
 @pytest.mark.parametrize(
-    ("library", "device", "package", "words"),
-    [
-        ("openvino", "cpu", "openvino", "pip install 'impasto[cpu]'"),
-        ("onnxruntime", "cpu", "onnxruntime", "pip install onnxruntime"),
-        ("onnxruntime", "cuda", "onnxruntime", "pip install 'impasto[gpu]'"),
-        ("tensorrt", "tensorrt", "tensorrt", "pip install 'impasto[tensorrt]'"),
-        ("torch", "torch", "torch", "pip install 'impasto[train]'"),
-    ],
+    ("text", "wanted"),
+    [("auto", ("auto", 0)), ("cpu", ("cpu", 0)), ("cuda:1", ("cuda", 1)), ("torch:12", ("torch", 12))],
 )
-def test_a_missing_package_names_its_command(
-    monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact, library: str, device: str, package: str, words: str
-) -> None:
-    monkeypatch.setitem(sys.modules, package, None)  # importing it now fails
-    with pytest.raises(EngineError) as caught:
-        backend(library, device).open(small_artifact, EngineOptions())
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_device_names(text: str, wanted: tuple[str, int]) -> None:
+    assert parse_device(text) == wanted
 
 
-def test_a_provider_that_is_not_in_the_package(
-    monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact, driver: None
-) -> None:
-    fake_onnxruntime(monkeypatch, "CPUExecutionProvider")
-    monkeypatch.setattr(engine_onnxruntime, "installed_distributions", lambda: ["onnxruntime"])
-    with pytest.raises(EngineError, match=r"pip uninstall -y .* && pip install 'impasto\[gpu\]'"):
-        load_engine(small_artifact, device="cuda", library="onnxruntime")
+@pytest.mark.parametrize("text", ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "CPU", "cuda:1:2"])
+def test_bad_device_names(text: str) -> None:
+    with pytest.raises(ValueError, match="device must be one of auto, cpu, cuda"):
+        parse_device(text)
 
 
-def test_both_packages_installed(monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact, driver: None) -> None:
-    fake_onnxruntime(monkeypatch, "CPUExecutionProvider")
-    monkeypatch.setattr(engine_onnxruntime, "installed_distributions", lambda: ["onnxruntime-gpu", "onnxruntime"])
-    with pytest.raises(EngineError, match="onnxruntime-gpu and onnxruntime must not both be installed"):
-        load_engine(small_artifact, device="cuda", library="onnxruntime")
+def test_load_engine_says_what_it_chose(small_artifact: Artifact) -> None:
+    lines: list[str] = []
+    engine = load_engine(small_artifact.path, on_choice=lines.append)
+    assert len(lines) == 1
+    assert str(engine.info) in lines[0]
+    engine.close()
 
 
-def test_what_is_left_when_one_of_both_is_uninstalled(
-    monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact
-) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace())
-    with pytest.raises(EngineError, match="must be whole"):
-        backend("onnxruntime", "cpu").open(small_artifact, EngineOptions())
-
-
-def test_a_provider_that_is_listed_but_does_not_load(
-    monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact, driver: None
-) -> None:
-    fake_onnxruntime(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider")
-    with pytest.raises(EngineError) as caught:
-        load_engine(small_artifact, device="cuda", library="onnxruntime", precision="fp32")
-    text = str(caught.value)
-    assert "CUDAExecutionProvider must load, but it does not" in text
-    assert "NVIDIA Test 9000" in text
-    assert "pip install 'impasto[gpu]'" in text
-
-
-def test_no_driver_is_said_before_packages_are(no_driver: None, small_artifact: Artifact) -> None:
-    pytest.importorskip("onnxruntime")
-    with pytest.raises(EngineError, match="no working NVIDIA driver"):
-        load_engine(small_artifact, device="cuda", library="onnxruntime")
-
-
-def test_a_driver_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    old = nvidia.Driver((11, 8), (nvidia.Card("Old", (7, 5)),))
-    monkeypatch.setattr(nvidia, "driver", lambda: old)
-    assert "too old, CUDA 11.8 where 12.0 is needed" in nvidia.diagnosis()
-    monkeypatch.setattr(nvidia, "driver", lambda: nvidia.Driver((12, 4), ()))
-    assert "no card" in nvidia.diagnosis()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="names what other systems lack")
-@pytest.mark.parametrize(("device", "system"), [("directml", "Windows"), ("coreml", "macOS")])
-def test_providers_of_other_systems(small_artifact: Artifact, device: str, system: str) -> None:
-    with pytest.raises(EngineError, match=f"{device} exists on {system} only"):
-        load_engine(small_artifact, device=device)
+def test_load_engine_checks_the_file_and_the_words(tmp_path: object, small_artifact: Artifact) -> None:
+    with pytest.raises(ArtifactError, match="there is none"):
+        load_engine(f"{tmp_path}/none.onnx")
+    with pytest.raises(ValueError, match="precision must be one of"):
+        load_engine(small_artifact, precision="fp8")
 
 
 def test_a_precision_that_the_device_has_not(small_artifact: Artifact) -> None:
@@ -146,68 +69,165 @@ def test_device_and_library_that_do_not_go_together(small_artifact: Artifact) ->
         load_engine(small_artifact, device="coreml", library="openvino")
 
 
-def test_a_second_input_reaches_the_network(make_artifact: Callable[..., Artifact]) -> None:
-    """An arbitrary style: every value is the frame's plus the style's three numbers."""
-    nodes = [
-        helper.make_node("Cast", ["frame"], ["x"], to=TensorProto.FLOAT),
-        helper.make_node("Add", ["x", "style"], ["y"]),
-        helper.make_node("Clip", ["y", "low", "high"], ["z"]),
-        helper.make_node("Cast", ["z"], ["stylized"], to=TensorProto.UINT8),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "stylize",
-        [
-            helper.make_tensor_value_info("frame", TensorProto.UINT8, ["n", "h", "w", 3]),
-            helper.make_tensor_value_info("style", TensorProto.FLOAT, ["m", 3]),
-        ],
-        [helper.make_tensor_value_info("stylized", TensorProto.UINT8, ["n", "h", "w", 3])],
-        [helper.make_tensor("low", TensorProto.FLOAT, [], [0.0]), helper.make_tensor("high", 1, [], [255.0])],
+class FakeEngine:
+    """Answers with its input."""
+
+    stride = 1
+
+    def __init__(self, name: str, precision: Precision = "fp32") -> None:
+        self.info = EngineInfo(name, "fake", precision)
+        self.closed = False
+
+    def __call__(self, frames: Batch) -> Batch:
+        return frames.copy()
+
+    def warmup(self, height: int, width: int) -> None: ...
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeBackend:
+    def __init__(self, library: str, device: str, hardware: str, outcome: FakeEngine | EngineError) -> None:
+        self.library, self.device, self.hardware, self.outcome = library, device, hardware, outcome
+        self.asked = 0
+
+    def open(self, artifact: Artifact, options: EngineOptions) -> FakeEngine:
+        self.asked += 1
+        if isinstance(self.outcome, EngineError):
+            raise self.outcome
+        return self.outcome
+
+
+@pytest.fixture
+def choose(monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact) -> Callable[..., tuple[Engine, list[str]]]:
+    """Choose among fake back ends whose engines take the milliseconds of their names."""
+    monkeypatch.setattr(engine_choice, "one_inference_ms", lambda engine, **_: float(engine.info.name))
+
+    def run(backends: list[FakeBackend], **options: object) -> tuple[Engine, list[str]]:
+        monkeypatch.setattr(engine_choice, "BACKENDS", backends)
+        lines: list[str] = []
+        return load_engine(small_artifact, on_choice=lines.append, **options), lines
+
+    return run
+
+
+def test_auto_keeps_the_fastest_and_closes_the_others(choose: Callable[..., tuple[Engine, list[str]]]) -> None:
+    slow, fast, last = FakeEngine("30"), FakeEngine("10"), FakeEngine("20")
+    backends = [FakeBackend("onnxruntime", "cpu", "cpu", engine) for engine in (slow, fast, last)]
+    engine, lines = choose(backends)
+    assert engine is fast
+    assert (slow.closed, fast.closed, last.closed) == (True, False, True)
+    assert lines == ["10 on fake in fp32: 10.0 ms for 640x360 (20 on fake in fp32 20.0 ms, 30 on fake in fp32 30.0 ms)"]
+
+
+def test_a_favourite_that_was_held_up_once_is_kept(
+    choose: Callable[..., tuple[Engine, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    favourite, later = FakeEngine("10", "bf16"), FakeEngine("9", "int8")
+    held_up = iter([40.0, 10.0])
+    monkeypatch.setattr(
+        engine_choice, "one_inference_ms", lambda engine, **_: next(held_up) if engine is favourite else 9.0
     )
-    model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    artifact = make_artifact(model, kind="arbitrary")
-    frames = np.full((1, 8, 8, 3), 100, np.uint8)
-    engine = load_engine(artifact, device="cpu", precision="fp32")
-    engine.warmup(8, 8)
-    assert np.array_equal(engine(frames), frames)
-    engine.inputs = {"style": np.array([[1, 2, 3]], np.float32)}
-    for _ in range(4):
-        assert np.array_equal(engine(frames), frames + np.array([1, 2, 3], np.uint8))
-    engine.close()
+    engine, _ = choose([FakeBackend("openvino", "cpu", "cpu", engine) for engine in (favourite, later)])
+    assert engine is favourite
 
 
-def test_a_style_encoder_runs_once_and_does_not_paint(make_artifact: Callable[..., Artifact]) -> None:
-    """Here a painting's style is the mean of each channel."""
-    nodes = [
-        helper.make_node("Cast", ["frame"], ["x"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["x", "axes"], ["style"], keepdims=0),
+@pytest.mark.parametrize(("later_ms", "chosen"), [("9", "9"), ("11", "15")])
+def test_a_library_that_is_placed_later_must_win_clearly(
+    choose: Callable[..., tuple[Engine, list[str]]], later_ms: str, chosen: str
+) -> None:
+    backends = [
+        FakeBackend("openvino", "cpu", "cpu", FakeEngine("15")),
+        FakeBackend("onnxruntime", "cpu", "cpu", FakeEngine(later_ms)),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "encode",
-        [helper.make_tensor_value_info("frame", TensorProto.UINT8, ["n", "h", "w", 3])],
-        [helper.make_tensor_value_info("style", TensorProto.FLOAT, ["n", 3])],
-        [helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    artifact = make_artifact(model, kind="style-encoder")
-    painting = np.random.default_rng(0).integers(0, 256, (1, 40, 30, 3), dtype=np.uint8)
-    style = run_once(artifact, {"frame": painting})["style"]
-    np.testing.assert_allclose(style, painting.mean((1, 2)), rtol=1e-4)
-    with pytest.raises(EngineError, match="must be a style that paints"):
-        load_engine(artifact)
+    assert choose(backends)[0].info.name == chosen
 
 
-def test_bound_buffers_follow_the_size(small_artifact: Artifact) -> None:
-    """What a card gets, with buffers in the processor's memory."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    session = onnxruntime.InferenceSession(small_artifact.read(), providers=["CPUExecutionProvider"])
-    bound = engine_onnxruntime.Bound(onnxruntime, session, "cpu", 0)
-    rng = np.random.default_rng(0)
-    for shape in ((1, 32, 48, 3), (1, 32, 48, 3), (2, 64, 32, 3), (1, 32, 48, 3)):
-        frames = rng.integers(0, 256, shape, dtype=np.uint8)
-        (wanted,) = session.run(None, {"frame": frames})
-        assert np.array_equal(bound.run({"frame": frames})["stylized"], wanted)
+def test_a_library_that_was_beaten_by_far_is_asked_once(choose: Callable[..., tuple[Engine, list[str]]]) -> None:
+    beaten, its_int8 = FakeEngine("100"), FakeEngine("1")  # which would win
+    backends = [FakeBackend("onnxruntime", "cpu", "cpu", engine) for engine in (beaten, its_int8)]
+    engine, lines = choose([FakeBackend("openvino", "cpu", "cpu", FakeEngine("15")), *backends])
+    assert engine.info.name == "15"
+    assert beaten.closed
+    assert its_int8.closed
+    assert lines == ["15 on fake in fp32: 15.0 ms for 640x360 (100 on fake in fp32 100.0 ms)"]
+
+
+def test_an_engine_that_fails_to_paint_is_closed_and_the_next_is_chosen(
+    choose: Callable[..., tuple[Engine, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing, working = FakeEngine("5"), FakeEngine("9")
+
+    def taken_ms(engine: FakeEngine, **_: object) -> float:
+        if engine is failing:
+            raise EngineError("out of memory")
+        return 9.0
+
+    monkeypatch.setattr(engine_choice, "one_inference_ms", taken_ms)
+    backends = [FakeBackend("onnxruntime", "cuda", "gpu", failing), FakeBackend("openvino", "cpu", "cpu", working)]
+    engine, _ = choose(backends)
+    assert engine is working
+    assert failing.closed
+
+
+def test_frames_in_flight_count_in_the_race() -> None:
+    submitted: list[int] = []
+
+    class Counting(FakeEngine):
+        in_flight = 4
+
+        def submit(self, frames: Batch) -> PendingPicture:
+            submitted.append(len(frames))
+            time.sleep(0.01)
+            return PendingPicture(Done({"stylized": frames}))
+
+    assert 10 <= engine_choice.one_inference_ms(Counting("any")) < 40  # a frame, not a round
+    assert len(submitted) == 4 * engine_choice.RACE_ROUNDS
+    submitted.clear()
+    assert engine_choice.one_inference_ms(Counting("any"), hopeless=5.0) >= 10
+    assert len(submitted) == 4
+
+
+@pytest.mark.parametrize(("int8_ms", "chosen"), [("9", "int8"), ("11", "bf16")])
+def test_int8_is_chosen_unasked_only_where_it_gains_much(
+    choose: Callable[..., tuple[Engine, list[str]]], int8_ms: str, chosen: str
+) -> None:
+    engines = [FakeEngine("15", "bf16"), FakeEngine(int8_ms, "int8")]
+    engine, _ = choose([FakeBackend("openvino", "cpu", "cpu", engine) for engine in engines])
+    assert engine.info.precision == chosen
+
+
+def test_auto_does_not_try_processors_when_a_graphics_card_works(
+    choose: Callable[..., tuple[Engine, list[str]]],
+) -> None:
+    gpu = FakeBackend("onnxruntime", "cuda", "gpu", FakeEngine("5"))
+    cpu = FakeBackend("openvino", "cpu", "cpu", FakeEngine("1"))
+    engine, _ = choose([gpu, cpu])
+    assert engine is gpu.outcome
+    assert cpu.asked == 0
+
+
+def test_auto_falls_to_processors_and_a_named_device_does_not(
+    choose: Callable[..., tuple[Engine, list[str]]],
+) -> None:
+    missing = EngineError("CUDA must be there, got nothing: install it")
+    backends = [
+        FakeBackend("onnxruntime", "cuda", "gpu", missing),
+        FakeBackend("openvino", "cpu", "cpu", FakeEngine("1")),
+    ]
+    assert choose(backends)[0] is backends[1].outcome
+    with pytest.raises(EngineError, match="CUDA must be there"):
+        choose(backends, device="cuda")
+
+
+def test_no_engine_at_all_names_every_reason(choose: Callable[..., tuple[Engine, list[str]]]) -> None:
+    backends = [
+        FakeBackend("openvino", "cpu", "cpu", EngineError("pip install a")),
+        FakeBackend("onnxruntime", "cpu", "cpu", EngineError("pip install b")),
+    ]
+    with pytest.raises(EngineError, match=r"pip install a.*pip install b"):
+        choose(backends)
 
 
 def test_a_resumed_film_paints_styles_without_int8_as_before(identity_artifact: Artifact) -> None:

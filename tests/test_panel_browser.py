@@ -1,0 +1,115 @@
+"""The panel in a real browser."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+import impasto.assets
+
+aiohttp = pytest.importorskip("aiohttp")
+
+from impasto.realtime.engine_choice import load_engine  # noqa: E402
+
+from .live_helpers import CAMERA_VALUE, wait_until  # noqa: E402
+
+MEANS = """() => {
+  const canvas = document.getElementById("picture");
+  const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  const sums = [0, 0, 0];
+  for (let i = 0; i < data.length; i += 4) for (let k = 0; k < 3; k++) sums[k] += data[i + k];
+  return sums.map((sum) => (4 * sum) / data.length);
+}"""
+"""The mean of the shown picture's red, green and blue."""
+
+
+@pytest.fixture
+def browser() -> Iterator[object]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser, served: SimpleNamespace) -> Iterator[object]:
+    """The panel in a browser; an error in its console fails the test."""
+    opened = browser.new_page()
+    problems: list[str] = []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    opened.goto(served.panel.control_url)
+    assert opened.url == served.base + "/"  # the token is gone from the address
+    yield opened
+    assert not problems
+
+
+def drag(page, slider: str, start: float, end: float) -> None:
+    """With the mouse, from one share of a slider to another; its knob is 22 pixels wide."""
+    page.locator(slider).scroll_into_view_if_needed()
+    box = page.locator(slider).bounding_box()
+    across = [box["x"] + 11 + share * (box["width"] - 22) for share in (start, end)]
+    page.mouse.move(across[0], box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(across[1], box["y"] + box["height"] / 2, steps=5)
+    page.mouse.up()
+
+
+def test_a_browser_paints_switches_and_drags(served: SimpleNamespace, browser, page) -> None:
+    middle = "() => [...document.getElementById('picture').getContext('2d').getImageData(160, 90, 1, 1).data]"
+
+    def shows(value: int, tolerance: int = 3) -> None:
+        wait_until(lambda: abs(page.evaluate(middle)[1] - value) <= tolerance, 8.0)
+
+    shows(CAMERA_VALUE + 30)
+    page.click("[data-name=storm]")
+    shows(CAMERA_VALUE + 160)
+    drag(page, "#strength", 1.0, 0.5)
+    shows(CAMERA_VALUE + 80, 8)
+    assert served.session.settings.strength == pytest.approx(0.5, abs=0.03)
+    page.keyboard.press("b")
+    wait_until(lambda: page.locator("#split").is_visible())
+    left = "() => [...document.getElementById('picture').getContext('2d').getImageData(40, 90, 1, 1).data]"
+    wait_until(lambda: abs(page.evaluate(left)[1] - CAMERA_VALUE) <= 3)
+    output = browser.new_page()
+    output.goto(served.panel.output_url)
+    wait_until(lambda: abs(output.evaluate(middle)[1] - CAMERA_VALUE - 80) <= 8, 8.0)  # never the comparison
+
+
+def test_a_browser_adds_paintings_and_mixes_them(
+    served: SimpleNamespace, page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMPASTO_CACHE", str(tmp_path / "cache"))
+    networks = tuple((Path(impasto.assets.__file__).parent / "styles").glob("any.*.onnx"))
+    monkeypatch.setattr("impasto.realtime.paintings.any_painting", lambda: sorted(networks, reverse=True))
+    monkeypatch.setattr(served.controls.shelf, "_load", lambda artifact: load_engine(artifact, device="cpu"))
+    noise = np.random.default_rng(0).integers(0, 60, (120, 160, 3), dtype=np.uint8)
+    means = {}
+    for name, blue_green_red in (("red_one", (20, 40, 190)), ("blue_one", (190, 40, 20))):
+        path = tmp_path / f"{name}.png"
+        cv2.imwrite(str(path), noise + np.array(blue_green_red, np.uint8))
+        page.set_input_files("#file", path)
+        wait_until(lambda name=name: page.text_content("#now") == name.capitalize().replace("_", " "), 60.0)
+        wait_until(lambda: not page.evaluate("state.loading"), 60.0)
+        page.wait_for_timeout(500)
+        means[name] = page.evaluate(MEANS)
+    assert means["red_one"][0] > means["red_one"][2] + 10, means
+    assert means["blue_one"][2] > means["blue_one"][0] + 10, means
+    assert page.locator("#mix").is_hidden()
+    page.select_option("#mix_with", "red_one")
+    wait_until(lambda: served.session.settings.mix == 0.5)  # seen at once
+    drag(page, "#mix", 0.5, 1.0)
+    wait_until(lambda: served.session.settings.mix == 1.0)
+    wait_until(lambda: np.abs(np.subtract(page.evaluate(MEANS), means["red_one"])).max() < 4, 8.0)
+    drag(page, "#mix", 1.0, 0.0)
+    wait_until(lambda: np.abs(np.subtract(page.evaluate(MEANS), means["blue_one"])).max() < 4, 8.0)

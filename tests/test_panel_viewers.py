@@ -1,0 +1,136 @@
+"""Who watches the panel's outputs: programs, slow readers, floods, pages, WebRTC."""
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+aiohttp = pytest.importorskip("aiohttp")
+
+from impasto.realtime.panel_connections import MOST_CONNECTIONS  # noqa: E402
+
+from .live_helpers import CAMERA_VALUE, wait_until  # noqa: E402
+from .panel_helpers import VIEW, fetch, mjpeg_url  # noqa: E402
+
+
+def test_opencv_reads_the_mjpeg_stream(served: SimpleNamespace) -> None:
+    cv2 = pytest.importorskip("cv2")
+    capture = cv2.VideoCapture(mjpeg_url(served), cv2.CAP_FFMPEG)
+    pictures = [capture.read()[1] for _ in range(30)]
+    capture.release()
+    painted = [p for p in pictures if p is not None and abs(int(p[90, 160, 1]) - CAMERA_VALUE - 30) <= 2]
+    assert len(painted) > 15
+    assert not [p for p in pictures if p is not None and abs(int(p[90, 160, 1]) - CAMERA_VALUE) <= 2]
+    wait_until(lambda: not served.panel.hub.watched())
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+def test_ffmpeg_reads_the_mjpeg_stream(served: SimpleNamespace) -> None:
+    """As OBS' media source does."""
+    done = subprocess.run(
+        ["ffmpeg", "-v", "error", "-f", "mpjpeg", "-i", mjpeg_url(served), "-frames:v", "30", "-pix_fmt", "rgb24",
+         "-f", "rawvideo", "-"],
+        capture_output=True, timeout=60,
+    )  # fmt: skip
+    pictures = np.frombuffer(done.stdout, np.uint8).reshape(-1, 180, 320, 3)
+    assert len(pictures) == 30, done.stderr
+    assert abs(float(np.median(pictures[-1])) - CAMERA_VALUE - 30) <= 2
+    wait_until(lambda: not served.panel.hub.watched())
+
+
+def test_readers_that_never_read_harm_nobody(served: SimpleNamespace) -> None:
+    stuck = []
+    for _ in range(2):
+        lazy = socket.create_connection(("127.0.0.1", served.panel.port))
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        lazy.sendall(f"GET /output.mjpeg?token={VIEW} HTTP/1.1\r\nHost: 127.0.0.1:{served.panel.port}\r\n\r\n".encode())
+        stuck.append(lazy)
+    rng = np.random.default_rng(0)
+    served.feed.picture = rng.integers(0, 90, (180, 320, 3)).astype(np.uint8)  # large JPEGs, so that buffers fill
+    wait_until(lambda: served.panel.hub.dropped > 20, 8.0)
+
+    async def read_some() -> int:
+        count = 0
+        async with aiohttp.ClientSession() as client:
+            async with client.get(mjpeg_url(served)) as answer:
+                end = time.monotonic() + 1.5
+                while time.monotonic() < end:
+                    count += (await answer.content.readuntil(b"--frame")).count(b"--frame")
+        return count
+
+    assert asyncio.run(read_some()) >= 30
+    for lazy in stuck:
+        lazy.close()
+
+
+def test_a_thousand_connections(served: SimpleNamespace) -> None:
+    flood = []
+    for _ in range(1000):
+        connection = socket.socket()
+        connection.setblocking(False)
+        connection.connect_ex(("127.0.0.1", served.panel.port))
+        flood.append(connection)
+    time.sleep(0.5)
+    assert served.panel.connections.open <= MOST_CONNECTIONS
+    painted = served.session.status.painted
+    time.sleep(0.2)
+    for connection in flood:
+        connection.close()
+    wait_until(lambda: served.panel.connections.open < 10)
+    assert fetch(served, "GET", "/api/state").status == 200
+    assert served.session.status.painted >= painted
+
+
+def test_pictures_wait_for_the_page(served: SimpleNamespace) -> None:
+    """Without acknowledgements two pictures come and no more; the newest comes after each acknowledgement."""
+
+    async def go() -> list[float]:
+        ages = []
+        async with aiohttp.ClientSession() as client:
+            async with client.ws_connect(f"{served.base}/output/live?token={VIEW}") as socket:
+                await socket.receive_bytes(timeout=5)
+                await socket.receive_bytes(timeout=5)
+                with pytest.raises(asyncio.TimeoutError):
+                    await socket.receive_bytes(timeout=0.5)
+                for _ in range(10):
+                    await socket.send_json({"ack": True})
+                    asked = time.monotonic()
+                    await socket.receive_bytes(timeout=5)
+                    ages.append(time.monotonic() - asked)
+                    await asyncio.sleep(0.1)
+        return ages
+
+    assert np.median(asyncio.run(go())) < 0.1  # the worst waits for whatever else this machine does
+
+
+def test_a_webrtc_viewer_sees_the_painting(served: SimpleNamespace) -> None:
+    aiortc = pytest.importorskip("aiortc")
+
+    async def go() -> list[float]:
+        peer, means = aiortc.RTCPeerConnection(), []
+        peer.addTransceiver("video", direction="recvonly")
+        tracks: list[object] = []
+        peer.on("track", tracks.append)
+        await peer.setLocalDescription(await peer.createOffer())
+        headers = {"Authorization": f"Bearer {VIEW}", "Content-Type": "application/sdp"}
+        async with aiohttp.ClientSession() as client:
+            url = f"{served.base}/output/whep"
+            async with client.post(url, data="v=0 nonsense", headers=headers) as answer:
+                assert answer.status == 400
+            async with client.post(url, data=peer.localDescription.sdp, headers=headers) as answer:
+                assert answer.status == 201
+                sdp = await answer.text()
+        await peer.setRemoteDescription(aiortc.RTCSessionDescription(sdp, "answer"))
+        for _ in range(10):
+            frame = await asyncio.wait_for(tracks[0].recv(), 10)
+            means.append(float(frame.to_ndarray(format="rgb24")[60:, :, 1].mean()))
+        await peer.close()
+        return means
+
+    assert np.median(asyncio.run(go())) == pytest.approx(CAMERA_VALUE + 30, abs=4)
+    wait_until(lambda: not served.panel.webrtc.watched(), 8.0)
