@@ -4,7 +4,6 @@ To add one, write a Typer app in a module that is light to import and name it in
 """
 
 import importlib
-import sys
 from typing import Any
 
 import typer
@@ -32,10 +31,10 @@ COMMANDS: dict[str, str] = {
 
 
 class Commands(TyperGroup):
-    """Imports a command's module only when it is run or listed; leaves out those that are not there yet."""
+    """Imports a command's module only when it is run or listed."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [name for name in COMMANDS if _load(name) is not None]
+        return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return _load(cmd_name)
@@ -63,36 +62,19 @@ def main() -> None:
 
 def stylize_video() -> None:
     """Entry point of `stylize-video`, the same command as `impasto video`."""
-    _run_alone("video", "stylize-video")
+    _load("video")(prog_name="stylize-video")
 
 
 def stylize_webcam() -> None:
     """Entry point of `stylize-webcam`, the same command as `impasto webcam`."""
-    _run_alone("webcam", "stylize-webcam")
-
-
-def _run_alone(name: str, prog_name: str) -> None:
-    command = _load(name)
-    if command is None:
-        print(f"error: {prog_name} is not part of this version yet", file=sys.stderr)
-        sys.exit(1)
-    command(prog_name=prog_name)
+    _load("webcam")(prog_name="stylize-webcam")
 
 
 def _load(name: str) -> Any:
-    """The click command, or None for a name that is unknown or whose module is not part of this version."""
+    """The click command, or None for an unknown name."""
     if name not in COMMANDS:
         return None
-    module_name, attribute = COMMANDS[name].split(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as exc:
-        if exc.name == module_name:
-            return None
-        raise
-    loaded = getattr(module, attribute, None)
-    if loaded is None:
-        return None
-    command = get_command(loaded)
+    module, app_name = COMMANDS[name].split(":")
+    command = get_command(getattr(importlib.import_module(module), app_name))
     command.name = name  # a group has none of its own, and would be listed without it
     return command

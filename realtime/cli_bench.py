@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .cli_common import Command
+from .cli_plot import check_plot, write_plot
 
 if TYPE_CHECKING:
-    from .bench import EndToEnd, Measurement
+    from .bench import BenchOptions, EndToEnd, Measurement
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -35,20 +35,12 @@ def bench(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing picture.")] = False,
 ) -> None:
     """Measure engines alone, beside the machine's own peak of matrix products, and whole videos from file to file."""
-    from rich.console import Console
-
     from ..assets import DEMO_CLIP
-    from .bench import BenchOptions, bench_end_to_end
-    from .bench import bench as measure
+    from .bench import BenchOptions
     from .doctor import processor_name
     from .engine import parse_precision
-    from .errors import SinkError
 
-    if plot is not None:
-        if plot.exists() and not overwrite:
-            raise SinkError(f"{plot} must not exist yet: choose another name or pass --overwrite")
-        if find_spec("matplotlib") is None:  # said before the minutes of measuring, not after
-            raise SinkError("matplotlib must be installed for a plot: pip install 'impasto[train]'")
+    check_plot(plot, overwrite=overwrite)
     options = BenchOptions(
         sizes=[_size(text) for text in size],
         devices=device or (),
@@ -57,21 +49,7 @@ def bench(
         in_flight=in_flight,
         seconds=seconds,
     )
-    paths = _paths(styles)
-    err = Console(stderr=True, highlight=False, markup=False)
-    results = []
-    whole = []
-    with err.status("") as status, TemporaryDirectory(prefix="impasto-") as folder:
-        for result in measure(paths, options, on_progress=status.update):
-            results.append(result)
-            if not as_json:
-                err.print(_line(result), soft_wrap=True)
-        if not engine_only:
-            videos = bench_end_to_end(paths, clip or DEMO_CLIP, options, Path(folder), on_progress=status.update)
-            for video in videos:
-                whole.append(video)
-                if not as_json:
-                    err.print(f"{_place(video)}, file to file: {video.fps:.1f} fps", soft_wrap=True)
+    results, whole = _measure(_paths(styles), options, None if engine_only else clip or DEMO_CLIP, quiet=as_json)
     if as_json:
         rows = [asdict(result) | {"share_of_peak": result.share_of_peak} for result in results]
         report = {"machine": processor_name(), "engines": rows, "end_to_end": [asdict(video) for video in whole]}
@@ -80,6 +58,31 @@ def bench(
         _print(results, whole)
     if plot is not None:
         _plot(results, whole, plot, processor_name())
+
+
+def _measure(
+    paths: list[Path], options: "BenchOptions", clip: Path | None, *, quiet: bool
+) -> "tuple[list[Measurement], list[EndToEnd]]":
+    """Engines alone, then the clip from file to file unless it is None; says each figure as it comes."""
+    from rich.console import Console
+
+    from .bench import bench as measure
+    from .bench import bench_end_to_end
+
+    err = Console(stderr=True, highlight=False, markup=False)
+    results = []
+    whole = []
+    with err.status("") as status, TemporaryDirectory(prefix="impasto-") as folder:
+        for result in measure(paths, options, on_progress=status.update):
+            results.append(result)
+            if not quiet:
+                err.print(_line(result), soft_wrap=True)
+        if clip is not None:
+            for video in bench_end_to_end(paths, clip, options, Path(folder), on_progress=status.update):
+                whole.append(video)
+                if not quiet:
+                    err.print(f"{_place(video)}, file to file: {video.fps:.1f} fps", soft_wrap=True)
+    return results, whole
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -149,8 +152,6 @@ def _print(results: "list[Measurement]", whole: "list[EndToEnd]") -> None:
 def _plot(results: "list[Measurement]", whole: "list[EndToEnd]", target: Path, machine: str) -> None:
     from matplotlib.figure import Figure
 
-    from .errors import SinkError
-
     figure = Figure(figsize=(11, 1.4 + 0.32 * (len(results) + len(whole))), layout="constrained")
     axes = figure.add_subplot()
     alone = {_label(result): result.fps for result in results}
@@ -165,10 +166,4 @@ def _plot(results: "list[Measurement]", whole: "list[EndToEnd]", target: Path, m
     axes.spines[["top", "right"]].set_visible(False)
     if alone and videos:
         axes.legend(frameon=False)
-    part = target.with_name(f".{target.name}.part")
-    try:
-        figure.savefig(part, format=target.suffix.lstrip(".") or "png", dpi=120)
-        part.replace(target)
-    except (OSError, ValueError) as exc:
-        part.unlink(missing_ok=True)
-        raise SinkError(f"cannot write {target}: {exc}") from exc
+    write_plot(figure, target)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_common import Command
+from .cli_plot import check_plot, write_plot
 from .errors import SinkError
 
 if TYPE_CHECKING:
@@ -51,39 +52,50 @@ def stability(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
 ) -> None:
     """Measure flicker: the warping error between frames, near and far, beside that of the input itself."""
-    from .engine_choice import load_engine
-    from .video_engines import find_artifact
-
     if render is not None and len(clips) != 1:
         raise ValueError(f"render must be of one clip, got {len(clips)}")
     if len(set(style)) != len(style):
         raise ValueError(f"style must be named once each, got {', '.join(style)}")
-    for target in (plot, render):
-        if target is not None and target.exists() and not overwrite:
-            raise SinkError(f"output must not exist yet, got {target}; --overwrite replaces it")
+    check_plot(plot, overwrite=overwrite)
+    if render is not None and render.exists() and not overwrite:
+        raise SinkError(f"output must not exist yet, got {render}; --overwrite replaces it")
     with ExitStack() as stack:
-        engines: dict[str, Engine] = {}
-        carriers: dict[str, list[tuple[str, Engine]]] = {}
-        for name in style:
-            path = find_artifact(name, tier)
-            engines[path.stem if name == str(path) else name] = engine = load_engine(
-                path, device=device, precision=precision
-            )
-            stack.callback(engine.close)
-            if carried:
-                carriers[path.stem if name == str(path) else name] = extra = _carrying(path, engine)
-                for _, carrier in extra:
-                    stack.callback(carrier.close)
+        styles = [_loaded(name, tier, device, precision, stack, carried=carried) for name in style]
         results = []
         for clip in clips:
             with _open(clip, size, pattern) as source:
-                job = _ClipJob(clip, source, _contestants(engines, carriers, smooth, naive=naive), frames)
+                job = _ClipJob(clip, source, _contestants(styles, smooth, naive=naive), frames)
                 results.append(job.run(_truth(flow, source), render, overwrite=overwrite))
     if plot is not None:
         _plot(results, plot)
-    print(json.dumps([_as_json(result) for result in results], indent=1) if as_json else "", end="")
-    if not as_json:
+    if as_json:
+        print(json.dumps([_as_json(result) for result in results], indent=1))
+    else:
         _print_tables(results)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A style, with the engines that paint it."""
+
+    name: str
+    engine: "Engine"
+    carriers: "Sequence[tuple[str, Engine]]" = ()
+    """With normalisation statistics that are not the frame's own, by what they are."""
+
+
+def _loaded(name: str, tier: str | None, device: str, precision: str, stack: ExitStack, *, carried: bool) -> _Loaded:
+    """`stack` closes the engines."""
+    from .engine_choice import load_engine
+    from .video_engines import find_artifact
+
+    path = find_artifact(name, tier)
+    engine = load_engine(path, device=device, precision=precision)
+    stack.callback(engine.close)
+    carriers = _carrying(path, engine) if carried else []
+    for _, carrier in carriers:
+        stack.callback(carrier.close)
+    return _Loaded(path.stem if name == str(path) else name, engine, carriers)
 
 
 @dataclass(frozen=True)
@@ -123,24 +135,18 @@ class _Once:
         return self._painted[0]
 
 
-def _contestants(
-    engines: "Mapping[str, Engine]",
-    carriers: "Mapping[str, list[tuple[str, Engine]]]",
-    smooth: float,
-    *,
-    naive: bool,
-) -> "list[Contestant]":
+def _contestants(styles: Sequence[_Loaded], smooth: float, *, naive: bool) -> "list[Contestant]":
     from .stability import Contestant
 
     found = [Contestant(INPUT, lambda frame: frame.data)]
-    for name, engine in engines.items():
-        once = _Once(_painter(engine))
+    for style in styles:
+        name, once = style.name, _Once(_painter(style.engine))
         found.append(Contestant(name, once))
         if naive:
             found.append(Contestant(f"{name} + naive average", _naively(once), after=name))
         if smooth:
             found.append(Contestant(f"{name} + smooth {smooth:g}", _smoothly(once, smooth), after=name))
-        found += [Contestant(f"{name} + {kind}", _painter(carrier)) for kind, carrier in carriers.get(name, [])]
+        found += [Contestant(f"{name} + {kind}", _painter(carrier)) for kind, carrier in style.carriers]
     return found
 
 
@@ -297,30 +303,17 @@ def _as_json(result: "ClipResult") -> dict[str, Any]:
 
 
 def _plot(results: "Sequence[ClipResult]", target: Path) -> None:
-    try:
-        import matplotlib
-    except ImportError as exc:
-        raise SinkError("a plot needs matplotlib: pip install 'impasto[train]'") from exc
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
-    figure, axes = pyplot.subplots(len(results), 1, figsize=(10, 3.2 * len(results)), squeeze=False)
+    figure = Figure(figsize=(10, 3.2 * len(results)), layout="tight")
+    axes = figure.subplots(len(results), 1, squeeze=False)
     for axis, result in zip(axes[:, 0], results, strict=True):
         for name, found in result.contestants.items():
             style = {"color": "0.5", "linestyle": "--"} if name == INPUT else {}
             axis.plot([p.seconds for p in found.near], [p.error * 1e3 for p in found.near], label=name, lw=1.2, **style)
         axis.set(title=result.clip, xlabel="seconds", ylabel="E × 10⁻³", yscale="log")
         axis.legend(fontsize=8, loc="upper right")
-    figure.tight_layout()
-    part = target.with_name(f".{target.stem}.part{target.suffix}")
-    try:
-        figure.savefig(part, dpi=110)
-        part.replace(target)
-    except (OSError, ValueError) as exc:
-        raise SinkError(f"{target} cannot be written: {exc}") from exc
-    finally:
-        pyplot.close(figure)
-        part.unlink(missing_ok=True)
+    write_plot(figure, target)
 
 
 def _wide(source: "Source", columns: int) -> Any:

@@ -1,0 +1,36 @@
+"""Plots that commands write. Light to import."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .errors import SinkError
+
+
+def check_plot(target: Path | None, *, overwrite: bool) -> None:
+    """Said before the minutes of measuring, not after.
+
+    Raises:
+        SinkError: the file exists, or matplotlib is missing.
+    """
+    if target is None:
+        return
+    if target.exists() and not overwrite:
+        raise SinkError(f"{target} must not exist yet: choose another name or pass --overwrite")
+    if find_spec("matplotlib") is None:
+        raise SinkError("matplotlib must be installed for a plot: pip install 'impasto[train]'")
+
+
+def write_plot(figure: Any, target: Path) -> None:
+    """A figure of matplotlib, whole or not at all.
+
+    Raises:
+        SinkError: it cannot be written, or not as such a file.
+    """
+    part = target.with_name(f".{target.name}.part")
+    try:
+        figure.savefig(part, format=target.suffix.lstrip(".") or "png", dpi=120)
+        part.replace(target)
+    except (OSError, ValueError) as exc:
+        part.unlink(missing_ok=True)
+        raise SinkError(f"cannot write {target}: {exc}") from exc
