@@ -8,8 +8,7 @@ elsewhere: from earlier frames, or from the whole picture while a tile is painte
 An artifact is one file; these variants are made from its graph when they are wanted, without PyTorch:
 
 `measure_statistics`  the same picture, and the frame's `moments` (N, K) as a second output;
-`hold_statistics`     statistics come in as `affine` (1, K) instead of being computed: less work than the original;
-`freeze_statistics`   one set of statistics is folded into the weights: the fastest, an ordinary artifact again.
+`hold_statistics`     statistics come in as `affine` (1, K) instead of being computed: less work than the original.
 
 K is twice the number of normalised channels. All vectors hold two numbers per channel, one layer after the other:
 `moments` the means and Euclidean lengths that an engine measures, `statistics` the means and variances that follow,
@@ -170,19 +169,6 @@ def hold_statistics(model: "onnx.ModelProto", *, measure: int | None = None) -> 
         del graph.output[:]
         _add_moments_output(changed, layout, [measure])
     _drop_unused(graph)
-    return changed
-
-
-def freeze_statistics(model: "onnx.ModelProto", statistics: Vector) -> "onnx.ModelProto":
-    """The network with (K,) `statistics` for every picture: an ordinary artifact that normalises nothing."""
-    layout, changed = layout_of(model), _copy(model)
-    affine = layout.affine(statistics)[0].astype(np.float64)
-    for index, (node, parts) in enumerate(zip(_norms(changed), layout.split(affine), strict=True)):
-        names = [f"frozen.{index}.factor", f"frozen.{index}.summand"]
-        for name, values in zip(names, parts[1:], strict=True):
-            changed.graph.initializer.append(_constant(name, values.astype(np.float32).reshape(1, -1, 1, 1)))
-        _replace_norm(changed.graph, node, *names)
-    _drop_unused(changed.graph)
     return changed
 
 

@@ -185,7 +185,6 @@ class CameraFeed:
         self._thread: threading.Thread | None = None
         self._on_frame: OnFrame = lambda frame: None
         self._was_live = False
-        self.reconnects = 0
 
     @property
     def status(self) -> FeedStatus:
@@ -242,7 +241,6 @@ class CameraFeed:
             failures += 1
             self._tell("lost", f"{fault.sentence(self._request.label)}; trying again in {pause:g} s", fault=fault)
             self._stop.wait(pause)
-            self.reconnects += 1
 
     def _deliver(self, frame: Frame) -> None:
         self._on_frame(frame)

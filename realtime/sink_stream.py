@@ -29,7 +29,6 @@ BY_FFMPEG_PROGRAM = ("srt", "rist")
 TIMEOUT_SECONDS = (5.0, 5.0)
 KEYFRAME_SECONDS = Fraction(2)
 """What RTMP services ask for."""
-STDOUT = "-"
 
 
 class NetworkStream:

@@ -126,6 +126,13 @@ def noise(*shape: int, seed: int = 0) -> Batch:
     return np.rint(top * (1 - fr) + below * fr).astype(np.uint8)
 
 
+def chroma(picture: np.ndarray) -> np.ndarray:
+    """Cb and Cr of BT.601 without their offset of 128, of (H, W, 3) uint8: (H, W, 2) in [-127.5, 127.5]."""
+    rgb = picture.astype(np.float64)
+    y = rgb @ np.array([0.299, 0.587, 0.114])
+    return np.stack([rgb[:, :, 2] - y, rgb[:, :, 0] - y], axis=2) / np.array([1.772, 1.402])
+
+
 @pytest.fixture
 def served(
     tmp_path: Path,

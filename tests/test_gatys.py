@@ -15,14 +15,15 @@ from impasto.training import gatys, gatys_config
 from impasto.training.data import read_picture, resize_short_side, to_tensor
 from impasto.training.errors import TrainingError
 from impasto.training.gatys import StyleImage, paint, scale_sizes
-from impasto.training.gatys_color import chroma
 from impasto.training.gatys_config import GatysConfig, parse_layers
 from impasto.training.gatys_memory import largest_size, memory_needed
 from impasto.training.gatys_optimize import minimise
-from impasto.training.loss_network import GATYS_CONTENT_LAYER, STYLE_LAYERS, load_loss_network
+from impasto.training.loss_network import STYLE_LAYERS, load_loss_network
 from impasto.training.losses import gram_matrix
 from impasto.training.quality import StyleTarget
 from impasto.training.style_targets import CovarianceTarget, GramTarget, region_gram, region_moments
+
+from .conftest import chroma
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,6 @@ SMALL = GatysConfig(size=96, min_size=64, iterations=12, style_weight=5.0)
 
 def test_the_light_defaults_are_the_loss_networks_names():
     assert tuple(gatys_config.STYLE_LAYERS) == STYLE_LAYERS
-    assert tuple(gatys_config.CONTENT_LAYERS) == (GATYS_CONTENT_LAYER,)
 
 
 # --- statistics -------------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def test_a_size_that_does_not_fit_is_refused_with_the_largest_that_does(tiny, mo
     with pytest.raises(TrainingError, match=r"size must be at most (\d+) to fit") as caught:
         paint(blobs(0), [StyleImage(blobs(1))], tiny, GatysConfig(size=4096))
     largest = int(str(caught.value).split("at most ")[1].split()[0])
-    layers = {*STYLE_LAYERS, GATYS_CONTENT_LAYER}
+    layers = {*STYLE_LAYERS, *gatys_config.CONTENT_LAYERS}
     assert memory_needed(round(largest * 0.75), largest, tiny, layers) <= 50_000_000
     assert memory_needed(round((largest + 1) * 0.75) + 1, largest + 1, tiny, layers) > 50_000_000
     assert largest == largest_size(50_000_000, 0.75, tiny, layers, optimizer="lbfgs", history=20)
@@ -406,17 +406,18 @@ def test_the_memory_said_is_the_memory_taken(shared_data):
     script = f"""
 import resource, torch
 from pathlib import Path
+from impasto.training.gatys_config import CONTENT_LAYERS
 from impasto.training.gatys_lbfgs import Curvature
 from impasto.training.gatys_memory import memory_needed
 from impasto.training.gatys_objective import Objective, content_terms, style_terms
 from impasto.training.gatys_optimize import minimise
-from impasto.training.loss_network import GATYS_CONTENT_LAYER, STYLE_LAYERS, load_loss_network
+from impasto.training.loss_network import STYLE_LAYERS, load_loss_network
 torch.set_num_threads(2)
 network = load_loss_network(weights=Path({str(shared_data)!r}) / 'loss_network' / 'vgg19_slim16x.safetensors')
 layers = dict.fromkeys(STYLE_LAYERS, 1.0)
 def work(side):
     photo = torch.rand(1, 3, side, side) * 255
-    objective = Objective(network, content_terms(photo, network, {{GATYS_CONTENT_LAYER: 1.0}}),
+    objective = Objective(network, content_terms(photo, network, CONTENT_LAYERS),
                           style_terms(photo[:, :, :64, :64], network, layers), 1, 50, 1)
     minimise(objective, photo, evaluations=7, curvature=Curvature(4))
 def peak():
@@ -425,7 +426,7 @@ work(64)
 with open("/proc/self/statm") as file:
     before = int(file.read().split()[1]) * resource.getpagesize()
 work(512)
-print((peak() - before) / memory_needed(512, 512, network, {{*STYLE_LAYERS, GATYS_CONTENT_LAYER}}, history=4))
+print((peak() - before) / memory_needed(512, 512, network, {{*STYLE_LAYERS, *CONTENT_LAYERS}}, history=4))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
     assert 0.6 < float(done.stdout) < 1.15

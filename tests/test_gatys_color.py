@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from impasto.training.gatys_color import (
-    chroma,
     finish_colors,
     luminance,
     match_colors,
@@ -14,6 +13,8 @@ from impasto.training.gatys_color import (
     prepare_colors,
     with_chroma_of,
 )
+
+from .conftest import chroma
 
 
 def colors(seed, count=5000):

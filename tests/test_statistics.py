@@ -13,8 +13,6 @@ from impasto.export.errors import ArtifactError
 from impasto.export.graph import multiply_adds_per_pixel, receptive_margin
 from impasto.export.statistics import (
     StatisticsLayout,
-    freeze_statistics,
-    hold_statistics,
     layout_of,
     measure_statistics,
 )
@@ -69,19 +67,6 @@ def test_a_frames_own_statistics_give_its_own_picture(engine: StatisticsEngine, 
     painted, statistics = engine.measure(frame)
     assert largest_difference(painted, wanted) <= 1  # rounding at .5
     assert largest_difference(engine.paint(frame, statistics), wanted) <= 1
-
-
-def test_frozen_statistics_make_an_ordinary_network(small_artifact: Artifact) -> None:
-    frame = picture(64, 96)[np.newaxis]
-    model = parse_model(small_artifact)
-    statistics = np.abs(np.random.default_rng(0).normal(1, 0.3, layout_of(model).size))
-    frozen = freeze_statistics(model, statistics)
-    onnx.checker.check_model(frozen, full_check=True)
-    assert not any(node.op_type == "InstanceNormalization" for node in frozen.graph.node)
-    held = {"frame": frame, "affine": layout_of(model).affine(statistics)}
-    (wanted,) = ReferenceEvaluator(hold_statistics(model)).run(None, held)
-    (painted,) = ReferenceEvaluator(frozen).run(None, {"frame": frame})
-    assert largest_difference(painted, wanted) <= 1
 
 
 def test_parts_of_each_layer_pool_to_the_whole(engine: StatisticsEngine) -> None:

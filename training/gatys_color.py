@@ -17,7 +17,6 @@ Array = npt.NDArray[np.float64]
 
 # BT.601 luminance, as in YIQ and in full-range YCbCr; the chroma planes of the two differ by a rotation only.
 _LUMA = np.array([0.299, 0.587, 0.114])
-_CHROMA_SCALE = np.array([1.772, 1.402])  # Cb = (B - Y) / 1.772, Cr = (R - Y) / 1.402
 _FLAT = 1e-3  # standard deviation in grey levels below which a direction of colour has no spread to be matched
 
 
@@ -87,13 +86,6 @@ def with_chroma_of(painted: Picture, photo: Picture) -> Picture:
     lowest, highest = -offset.min(axis=2), 255 - offset.max(axis=2)
     y = np.clip(painted @ _LUMA, lowest, highest)
     return np.asarray(np.clip(np.rint(y[:, :, None] + offset), 0, 255), dtype=np.uint8)
-
-
-def chroma(picture: Picture) -> Array:
-    """Cb and Cr without their offset of 128: (H, W, 2) in [-127.5, 127.5]."""
-    rgb = picture.astype(np.float64)
-    y = rgb @ _LUMA
-    return np.asarray(np.stack([rgb[:, :, 2] - y, rgb[:, :, 0] - y], axis=2) / _CHROMA_SCALE, dtype=np.float64)
 
 
 def prepare_colors(

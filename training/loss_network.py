@@ -21,8 +21,6 @@ LossNetworkName = Literal["vgg16", "vgg19"]
 
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 """Gatys et al. 2015."""
-GATYS_CONTENT_LAYER = "relu4_2"
-"""Gatys et al. 2015."""
 CONTENT_LAYER = "relu2_2"
 """Johnson et al. 2016: feed-forward networks lose the photograph with a deeper one."""
 
