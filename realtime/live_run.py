@@ -17,6 +17,7 @@ from .camera import parse_input
 from .capture import CameraFeed, FeedInfo, FeedStatus
 from .engine_carried import check_normalization
 from .errors import SinkError, SourceError
+from .heap import keep_heap_together
 from .hotkeys import TerminalKeys
 from .live import LiveSession
 from .live_console import Console
@@ -54,6 +55,7 @@ class LiveRun:
     def run(self) -> tuple[dict[str, Any], bool]:
         """The report, and whether Ctrl-C ended it; raises what went wrong at the start."""
         options = self._options
+        keep_heap_together()
         shelf = self._shelf()
         settings = self._settings(shelf)
         with ExitStack() as stack:

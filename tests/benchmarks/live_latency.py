@@ -3,6 +3,7 @@ the MJPEG stream by another process.
 
     python tests/benchmarks/live_latency.py --style mosaic --minutes 10
     python tests/benchmarks/live_latency.py --slow-ms 120          # a network slower than the camera
+    python tests/benchmarks/live_latency.py --governor             # when it steps down, and when up again
 
 Prints capture-to-viewer and capture-to-painted p50/p95/max, the slope over the run and the drops, as JSON, and a table
 of what was promised. Ends with 1 if a promise was not kept.
@@ -28,6 +29,9 @@ MOST_SLOPE = 1.0
 """Milliseconds a minute."""
 MOST_NETWORK_TIMES = 1.5
 """A queue would be seconds behind a network that is slower than the camera."""
+BUDGET_MS = 80.0
+STEPS_SECONDS = {"down": (2.0, 3.5), "up": (10.0, 11.5)}
+"""From the change in speed to the step: what the governor waits, and what the last second's p95 takes to follow."""
 
 
 def main() -> None:
@@ -37,10 +41,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--slow-ms", type=float, help="use a stand-in network that takes so long, not a style")
     parser.add_argument("--viewers", type=int, default=1)
+    parser.add_argument("--governor", action="store_true", help="a network that slows down and recovers, in a budget")
     parser.add_argument("--read", metavar="URL", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.read:
         read(arguments.read)
+    elif arguments.governor:
+        raise SystemExit(not governor_keeps_its_times())
     else:
         measured = measure(arguments)
         print(json.dumps(measured, indent=2))
@@ -118,6 +125,35 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def governor_keeps_its_times() -> bool:
+    """A stand-in network takes 120 ms for the full size, then 20 ms: print when the painted size followed."""
+    from impasto.realtime.camera import parse_input
+    from impasto.realtime.capture import CameraFeed
+    from impasto.realtime.live import LiveSession
+    from impasto.realtime.live_settings import LiveSettings
+
+    size, engine = (480, 640), SlowEngine(0.02, per_pixels=480 * 640)
+    session = LiveSession(
+        CameraFeed(parse_input("lavfi:testsrc2=size=640x480:rate=30")), lambda name, tier: engine,
+        settings=LiveSettings("stand-in"), size=size, latency_budget_ms=BUDGET_MS, on_event=print,
+    )  # fmt: skip
+    fine = True
+    with session:
+        while session.status.painted < 60:
+            session.wake()
+            time.sleep(0.05)
+        for step, engine.seconds in (("down", 0.12), ("up", 0.02)):
+            before, changed = session.status.work_size, time.monotonic()
+            while session.status.work_size == before and time.monotonic() < changed + 30:
+                session.wake()  # nobody watches here, and it must not rest
+                time.sleep(0.01)
+            took, least, most = time.monotonic() - changed, *STEPS_SECONDS[step]
+            kept = least <= took <= most and (session.status.work_size > before) == (step == "up")
+            fine &= kept
+            print(f"step {step:5} after {took:5.2f} s (promised {least:g} to {most:g})  {'ok' if kept else 'WRONG'}")
+    return fine
+
+
 def no_recording(path: Path) -> Any:
     raise RuntimeError("this benchmark does not record")
 
@@ -131,14 +167,16 @@ class SlowEngine:
 
     stride = 4
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, *, per_pixels: int | None = None) -> None:
+        """`seconds` for any frame, or for so many pixels and a share of it for fewer."""
         from impasto.realtime.engine import EngineInfo
 
         self.info = EngineInfo(f"stand-in of {seconds * 1e3:.0f} ms", "CPU", "fp32")
-        self._seconds = seconds
+        self.seconds, self._per_pixels = seconds, per_pixels
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        time.sleep(self._seconds)
+        pixels = frames.shape[1] * frames.shape[2]
+        time.sleep(self.seconds * (pixels / self._per_pixels if self._per_pixels else 1.0))
         return 255 - frames
 
     def warmup(self, height: int, width: int) -> None:
