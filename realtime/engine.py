@@ -259,11 +259,15 @@ def choose_precision(artifact: Artifact, options: EngineOptions, able: Sequence[
             raise EngineError(f"precision must be int8 for {artifact.path}, got {options.precision}")
         return "int8"
     if options.precision == "auto":
-        failed = {p.precision for p in artifact.metadata.parity if p.psnr_db < PSNR_FLOOR_DB[p.precision]}
-        return next((precision for precision in able if precision not in failed), "fp32")
+        return next((precision for precision in able if passes(artifact, precision)), "fp32")
     if options.precision not in able:
         raise EngineError(f"precision must be {' or '.join(able)} with {where}, got {options.precision}")
     return options.precision
+
+
+def passes(artifact: Artifact, precision: Precision) -> bool:
+    """Whether the artifact's picture is near enough in this precision; one that was not measured is taken to be."""
+    return all(p.psnr_db >= PSNR_FLOOR_DB[p.precision] for p in artifact.metadata.parity if p.precision == precision)
 
 
 def no_style(graph: bytes) -> npt.NDArray[np.float32]:

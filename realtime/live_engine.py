@@ -10,10 +10,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..export.artifact import Artifact
-from .engine import Engine
+from ..export.artifact import Artifact, Precision
+from .engine import Engine, passes
 from .engine_carried import CarriedEngine, Normalization
-from .engine_choice import load_engine
+from .engine_choice import has_int8, load_engine
 from .engine_statistics import open_statistics
 from .live_settings import Tier, config_folder
 
@@ -33,7 +33,8 @@ class LiveEngines:
 
     It takes three seconds, in which a streamer would look at a card. Whatever could change its outcome is part of
     the record: the libraries' versions, the processor, a graphics driver. A device that the user names is not
-    compared in any case.
+    compared in any case. Nor are the precisions of later styles: the networks are of one kind, and a change of style is
+    ready in 0.18 s instead of 0.57 (640x360, 4 cores with AMX) when int8 is not compiled beside bf16 to be compared.
     """
 
     def __init__(
@@ -41,12 +42,16 @@ class LiveEngines:
     ) -> None:
         self._precision, self._on_choice, self._normalization = precision, on_choice, normalization
         self._how: dict[str, Any] = {"device": device}
+        self._chosen: Precision | None = None
+        """What the first style's comparison chose."""
         if device == "auto" and (library := _remembered()) is not None:
             self._how = {"device": "cpu", "library": library}
 
     def load(self, artifact: Artifact) -> Engine:
         """A style, ready to paint; an `ImpastoError` says why not."""
-        engine = load_engine(artifact, precision=self._precision, on_choice=self._on_choice, **self._how)
+        engine = load_engine(artifact, precision=self._precision_for(artifact), on_choice=self._on_choice, **self._how)
+        if self._chosen is None and engine.info.device.lower() == "cpu" and _may_speak_for_others(artifact):
+            self._chosen = engine.info.precision
         if self._how == {"device": "auto"} and engine.info.device.lower() == "cpu":
             self._how = {"device": "cpu", "library": engine.info.name}
             _remember(engine.info.name)
@@ -57,6 +62,12 @@ class LiveEngines:
         return CarriedEngine(
             measurable, frozen=self._normalization == "frozen", every=LIVE_EVERY, settle_frames=LIVE_SETTLE_FRAMES
         )
+
+    def _precision_for(self, artifact: Artifact) -> str:
+        """What the run's first style was chosen to paint in, where this one has it too and it is good enough there."""
+        if self._precision != "auto" or self._chosen is None or not has_int8(artifact):
+            return self._precision
+        return self._chosen if passes(artifact, self._chosen) else "auto"
 
 
 class FirstStyle:
@@ -87,6 +98,11 @@ class FirstStyle:
             self._loaded.set_result(self._open_style(*self._key))
         except BaseException as exc:  # whatever it is, the caller of `open` gets it
             self._loaded.set_exception(exc)
+
+
+def _may_speak_for_others(artifact: Artifact) -> bool:
+    """Whether the comparison was one between int8 and the precision that other styles would be painted in."""
+    return has_int8(artifact) and all(passes(artifact, parity.precision) for parity in artifact.metadata.parity)
 
 
 def _record() -> Path:

@@ -14,17 +14,25 @@ from .live_helpers import FakeEngine
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, object]]:
+def precisions() -> list[str]:
+    """The precision that `load_engine` was asked for, each time."""
+    return []
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, precisions: list[str]) -> list[dict[str, object]]:
     """What `load_engine` was asked for, each time."""
     calls: list[dict[str, object]] = []
 
     def load_engine(artifact: object, **how: object) -> FakeEngine:
         calls.append({k: v for k, v in how.items() if k in ("device", "library")})
+        precisions.append(str(how["precision"]))
         engine = FakeEngine()
-        engine.info = SimpleNamespace(name="openvino", device="CPU", precision="fp32")
+        engine.info = SimpleNamespace(name="openvino", device="CPU", precision="bf16")
         return engine
 
     monkeypatch.setattr(live_engine, "load_engine", load_engine)
+    monkeypatch.setattr(live_engine, "has_int8", lambda artifact: artifact is not None and artifact.int8)
     monkeypatch.setenv("IMPASTO_CONFIG", str(tmp_path))
     return calls
 
@@ -58,6 +66,25 @@ def test_a_named_device_is_always_that_device(asked: list[dict[str, object]]) ->
     engines().load(None)
     engines("cuda").load(None)
     assert asked[-1] == {"device": "cuda"}
+
+
+def style(*, int8: bool = True, **psnr_db: float) -> SimpleNamespace:
+    """An artifact with these measured parities."""
+    parity = [SimpleNamespace(precision=name, psnr_db=value) for name, value in psnr_db.items()]
+    return SimpleNamespace(int8=int8, metadata=SimpleNamespace(parity=parity))
+
+
+def test_a_later_style_is_painted_in_the_precision_of_the_first(
+    asked: list[dict[str, object]], precisions: list[str]
+) -> None:
+    found = engines()
+    found.load(style(int8=False))  # nothing was compared
+    found.load(style(bf16=20.0))  # its bf16 was no choice
+    for _ in range(2):
+        found.load(style(bf16=55.0))
+    found.load(style(bf16=20.0))
+    found.load(style(int8=False))
+    assert precisions == ["auto", "auto", "auto", "bf16", "auto", "auto"]
 
 
 def test_the_first_style_loads_ahead_and_is_put_away_if_nobody_asks() -> None:
