@@ -15,7 +15,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.request
 from typing import Any
 
 import cv2
@@ -62,10 +64,11 @@ def measure(arguments: argparse.Namespace, program: "subprocess.Popen[str]") -> 
             break
     else:
         raise SystemExit("the program ended at its start")
+    threading.Thread(target=lambda: [None for _ in program.stderr or []], daemon=True).start()
     watch(urls["players"])
     shares, firsts = [], []
     for _ in range(arguments.arrivals):
-        wait_for_rest(program)
+        wait_for_rest(urls["panel"])
         shares.append(share_of_a_core(program, arguments.rest_seconds))
         firsts.append(watch(urls["players"]))
     return {
@@ -78,11 +81,12 @@ def measure(arguments: argparse.Namespace, program: "subprocess.Popen[str]") -> 
     }  # fmt: skip
 
 
-def wait_for_rest(program: "subprocess.Popen[str]") -> None:
-    for line in program.stderr or []:
-        if "resting" in line:
-            return
-    raise SystemExit("the program ended before it rested")
+def wait_for_rest(panel: str) -> None:
+    base, token = panel.split("/?token=")
+    request = urllib.request.Request(base + "/api/state", headers={"Authorization": f"Bearer {token}"})
+    while not json.loads(urllib.request.urlopen(request, timeout=10).read())["idle"]:
+        time.sleep(0.2)
+    time.sleep(0.5)
 
 
 def share_of_a_core(program: "subprocess.Popen[str]", seconds: float) -> float:
