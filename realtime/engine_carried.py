@@ -20,7 +20,7 @@ from .engine import Batch, EngineInfo, Library, Pending, PendingPicture, check_b
 from .engine_statistics import load_statistics_engine
 from .frame import Picture
 from .stylizer import pad
-from .tiles import TiledStatistics
+from .tiles import TiledEngine
 
 Normalization = Literal["frame", "carried", "frozen"]
 """Whose statistics a frame is painted with: its own, an average over the last frames, or one set for the whole film."""
@@ -39,7 +39,7 @@ SAMPLES = 8
 
 
 class Measurable(Protocol):
-    """What can paint with given statistics and tell those of a frame: `StatisticsEngine`, `TiledStatistics`."""
+    """What can paint with given statistics and tell those of a frame: `StatisticsEngine`, `TiledEngine`."""
 
     @property
     def info(self) -> EngineInfo: ...
@@ -215,7 +215,7 @@ def load_carried_engine(
     engine = load_statistics_engine(
         artifact, device=device, precision=precision, library=library, threads=threads, in_flight=in_flight
     )
-    measurable: Measurable = engine if tile is None else TiledStatistics(engine, tile=tile)
+    measurable: Measurable = engine if tile is None else TiledEngine(engine, tile=tile)
     return CarriedEngine(measurable, frozen=normalization == "frozen", in_flight=in_flight)
 
 

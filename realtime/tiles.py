@@ -20,7 +20,11 @@ MIN_TILE = 256
 
 
 class TiledEngine:
-    """Paints each frame in tiles as if in one piece, within 1/255. Slow: a part of the network runs again and again."""
+    """Paints each frame in tiles as if in one piece, within 1/255. Slow: a part of the network runs again and again.
+
+    Called as an `Engine`, it measures each frame before it paints it; with given statistics, `start`, it paints in one
+    pass, as `StatisticsEngine` does frames that fit into memory.
+    """
 
     def __init__(self, engine: StatisticsEngine, *, tile: int = DEFAULT_TILE) -> None:
         """
@@ -40,13 +44,22 @@ class TiledEngine:
     def stride(self) -> int:
         return self._engine.stride
 
+    @property
+    def layout(self) -> StatisticsLayout:
+        return self._engine.layout
+
     def __call__(self, frames: Batch) -> Batch:
         check_batch(frames, self.stride)
-        return np.stack([self._paint(frame) for frame in frames])
+        return np.stack([self._paint(frame, self.layout.affine(self._measure(frame))) for frame in frames])
 
-    def _paint(self, frame: Picture) -> Picture:
-        affine = self._engine.layout.affine(measure_tiled(self._engine, frame, tile=self._tile))
-        return paint_tiles(self._engine, frame, affine, tile=self._tile)
+    def start(self, frame: Batch, affine: Vectors) -> Pending:
+        """See `StatisticsEngine.start`; everything is done when it returns."""
+        return Done({"stylized": self._paint(frame[0], affine)[np.newaxis]})
+
+    def start_measuring(self, frame: Batch) -> Callable[[], Vector]:
+        """See `StatisticsEngine.start_measuring`; takes as many passes as there are normalisations."""
+        statistics = self._measure(frame[0])
+        return lambda: statistics
 
     def warmup(self, height: int, width: int) -> None:
         """Nothing to gain: a frame takes seconds, and its tiles have one size from the first on."""
@@ -54,42 +67,11 @@ class TiledEngine:
     def close(self) -> None:
         self._engine.close()
 
+    def _measure(self, frame: Picture) -> Vector:
+        return measure_tiled(self._engine, frame, tile=self._tile)
 
-class TiledStatistics:
-    """Paints in tiles with given statistics: one pass. What `StatisticsEngine` is to frames that fit into memory."""
-
-    def __init__(self, engine: StatisticsEngine, *, tile: int = DEFAULT_TILE) -> None:
-        """As for `TiledEngine`."""
-        check_tile(tile)
-        self._engine = engine
-        self._tile = tile
-
-    @property
-    def info(self) -> EngineInfo:
-        return self._engine.info
-
-    @property
-    def stride(self) -> int:
-        return self._engine.stride
-
-    @property
-    def layout(self) -> StatisticsLayout:
-        return self._engine.layout
-
-    def start(self, frame: Batch, affine: Vectors) -> Pending:
-        """See `StatisticsEngine.start`; everything is done when it returns."""
-        return Done({"stylized": paint_tiles(self._engine, frame[0], affine, tile=self._tile)[np.newaxis]})
-
-    def start_measuring(self, frame: Batch) -> Callable[[], Vector]:
-        """See `StatisticsEngine.start_measuring`; takes as many passes as there are normalisations."""
-        statistics = measure_tiled(self._engine, frame[0], tile=self._tile)
-        return lambda: statistics
-
-    def warmup(self, height: int, width: int) -> None:
-        """Nothing to gain."""
-
-    def close(self) -> None:
-        self._engine.close()
+    def _paint(self, frame: Picture, affine: Vectors) -> Picture:
+        return paint_tiles(self._engine, frame, affine, tile=self._tile)
 
 
 def load_tiled_engine(
