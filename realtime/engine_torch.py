@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -143,6 +144,8 @@ def _library() -> Any:
 
 def _check_card(index: int) -> None:
     """Refuses what cannot run; without a card before PyTorch is imported, which takes longer than a short clip."""
+    if find_spec("torch") is None:
+        raise missing("torch", "PyTorch", _MEND)
     found = nvidia.driver()
     if found is None or not found.cards:
         raise EngineError(f"PyTorch must see a CUDA card, but: {nvidia.diagnosis()}: see {_INDEX_URL}")
