@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import av
@@ -27,6 +29,22 @@ def environment(tmp_path: Path, make_artifact, small_model) -> dict[str, str]:
     styles.mkdir()
     make_artifact(small_model, name="small", stride=2).path.rename(styles / "small.fast.onnx")
     return os.environ | {"IMPASTO_STYLES": str(styles), "IMPASTO_CONFIG": str(tmp_path / "config"), "DISPLAY": ""}
+
+
+Start = Callable[..., subprocess.Popen]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """A process that is ended, and its pipes closed, with the test."""
+    with ExitStack() as stack:
+
+        def begin(command: list[str], **options: object) -> subprocess.Popen:
+            process = stack.enter_context(subprocess.Popen(command, **options))
+            stack.callback(process.kill)
+            return process
+
+        yield begin
 
 
 def run(environment: dict[str, str], *arguments: str, timeout: float = 90) -> subprocess.CompletedProcess[str]:
@@ -90,9 +108,9 @@ def test_a_whole_run(environment: dict[str, str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_one_signal_ends_it(environment: dict[str, str], tmp_path: Path, number: int, code: int) -> None:
+def test_one_signal_ends_it(start: Start, environment: dict[str, str], tmp_path: Path, number: int, code: int) -> None:
     target = tmp_path / "out.mp4"
-    process = subprocess.Popen(
+    process = start(
         [*COMMAND, SOURCE, "--style", "small", "--record", str(target), "--port", "0"],
         env=environment, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
     )  # fmt: skip
@@ -110,11 +128,11 @@ def test_one_signal_ends_it(environment: dict[str, str], tmp_path: Path, number:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_keys_in_the_terminal(environment: dict[str, str]) -> None:
+def test_keys_in_the_terminal(start: Start, environment: dict[str, str]) -> None:
     import pty
 
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
+    process = start(
         [*COMMAND, SOURCE, "--style", "small", "--port", "0", "--no-open"],
         env=environment, stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -171,8 +189,8 @@ stylize_webcam()
 """
 
 
-def test_a_style_that_never_loads_does_not_keep_the_program(environment: dict[str, str]) -> None:
-    process = subprocess.Popen(
+def test_a_style_that_never_loads_does_not_keep_the_program(start: Start, environment: dict[str, str]) -> None:
+    process = start(
         [sys.executable, "-c", NEVER_LOADS, SOURCE, "--style", "small", "--port", "0"],
         env=environment, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
     )  # fmt: skip
@@ -194,9 +212,11 @@ stylize_webcam()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_FSIZE")
-def test_a_full_disk_ends_the_recording_and_nothing_else(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_recording_and_nothing_else(
+    start: Start, environment: dict[str, str], tmp_path: Path
+) -> None:
     target = tmp_path / "out.mp4"
-    process = subprocess.Popen(
+    process = start(
         [sys.executable, "-c", NO_LARGE_FILES, "lavfi:testsrc2=size=320x240:rate=30,noise=alls=60:allf=t",
          "--style", "small", "--record", str(target), "--stdout", "--no-panel", "--device", "cpu"],
         env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

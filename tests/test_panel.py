@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -126,7 +127,7 @@ def test_uploads(served: SimpleNamespace, make_artifact, identity_model) -> None
         answer = fetch(served, "POST", "/api/styles", data=data, **send)
         assert answer.status == status, answer.json
         assert str(served.tmp) not in answer.json["error"]
-    assert fetch(served, "POST", "/api/styles", data={"file": good}).status == 415
+    assert fetch(served, "POST", "/api/styles", data={"file": io.BytesIO(good)}).status == 415
     assert sorted(p.name for p in served.styles.iterdir()) == ["calm.fast.onnx", "fresh.fast.onnx", "storm.fast.onnx"]
 
 
@@ -147,7 +148,7 @@ def test_pictures_become_styles(served: SimpleNamespace, tmp_path: Path, monkeyp
         answer = fetch(served, "POST", "/api/paintings?name=x", data=data, **send)
         assert answer.status == 400, answer.json
         assert "must be a picture of at most 67 megapixels" in answer.json["error"]
-    assert fetch(served, "POST", "/api/paintings", data={"file": picture}).status == 415
+    assert fetch(served, "POST", "/api/paintings", data={"file": io.BytesIO(picture)}).status == 415
     monkeypatch.setattr("impasto.realtime.panel_api.MOST_PAINTING_BYTES", 1000)
     assert fetch(served, "POST", "/api/paintings", data=b"x" * 2000, **send).status == 413
     assert fetch(served, "POST", "/api/paintings", data=picture, **only_look).status == 403
@@ -168,7 +169,7 @@ def test_an_upload_that_is_too_large_is_cut_off(served: SimpleNamespace, monkeyp
     send = {"headers": {"Content-Type": "application/octet-stream"}}
     with contextlib.suppress(aiohttp.ClientError):  # the server may hang up in the middle
         assert fetch(served, "POST", "/api/styles", data=endless(), **send).status == 413
-    assert fetch(served, "POST", "/api/styles", data=b"x" * (2 << 20), **send).status == 413
+    assert fetch(served, "POST", "/api/styles", data=io.BytesIO(b"x" * (2 << 20)), **send).status == 413
     assert len(list(served.styles.iterdir())) == 2
 
 

@@ -320,7 +320,7 @@ def test_the_command_trains_reports_and_stops_cleanly_on_ctrl_c(make_config: Mak
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "step 12/12" in done.stderr
-    rows = list(csv.DictReader((config.output / "log.csv").open()))
+    rows = list(csv.DictReader((config.output / "log.csv").read_text().splitlines()))
     assert [row["step"] for row in rows] == ["10", "12"]
     assert cv2.imread(str(config.output / "report.png")) is not None
 

@@ -77,7 +77,8 @@ def test_readers_of_a_device_are_noticed(tmp_path: Path) -> None:
     device.touch()
     readers = LoopbackReaders(str(device))
     assert not readers.any()
-    other = subprocess.Popen(["sleep", "20"], stdin=device.open())
+    with device.open() as opened:
+        other = subprocess.Popen(["sleep", "20"], stdin=opened)
     wait_until(readers.any)
     assert LoopbackReaders(str(device)).any()  # also one that came first
     other.kill()
