@@ -1,7 +1,9 @@
-"""The painted picture by WebRTC, for viewers far away: less than a tenth of MJPEG's bandwidth, no waiting for TCP.
+"""The painted picture by WebRTC, for viewers elsewhere: less than a tenth of MJPEG's bandwidth, no waiting for TCP.
 
 One request, as WHEP has it (draft-ietf-wish-whep): the viewer posts its offer, the answer comes back with all
-candidates in it. aiortc encodes (VP8 or H.264, at most 3 Mbit/s by its own constants), one encoder per viewer.
+candidates in it. aiortc encodes (VP8 or H.264, at most 3 Mbit/s by its own constants), one encoder per viewer. No STUN
+server is asked, which would tell a stranger of every viewer: who is neither in this network nor in a VPN with it
+reads MJPEG or a `--push`.
 """
 
 import asyncio
@@ -55,7 +57,7 @@ class WebRtcHub:
             raise SinkError("WebRTC needs aiortc: pip install 'impasto[webrtc]'") from exc
         if len(self._peers) >= MOST_PEERS:
             raise ConnectionRefusedError(f"WebRTC viewers must be at most {MOST_PEERS}")
-        peer = aiortc.RTCPeerConnection()
+        peer = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))  # None would ask a server of Google's
         newest = self._peers[peer] = _Newest()
 
         async def changed() -> None:

@@ -113,3 +113,20 @@ def test_a_browser_adds_paintings_and_mixes_them(
     wait_until(lambda: np.abs(np.subtract(page.evaluate(MEANS), means["red_one"])).max() < 4, 8.0)
     drag(page, "#mix", 1.0, 0.0)
     wait_until(lambda: np.abs(np.subtract(page.evaluate(MEANS), means["blue_one"])).max() < 4, 8.0)
+
+
+def test_a_browser_receives_webrtc(served: SimpleNamespace, browser) -> None:
+    pytest.importorskip("aiortc")
+    page = browser.new_page()
+    page.goto(served.panel.output_url + "&webrtc=1")
+    middle = """() => {
+      const video = document.getElementById("video"), canvas = document.createElement("canvas");
+      if (!video.videoWidth) return [0, 0, 0];
+      [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+      canvas.getContext("2d").drawImage(video, 0, 0);
+      return [...canvas.getContext("2d").getImageData(160, 90, 1, 1).data];
+    }"""
+    wait_until(lambda: abs(page.evaluate(middle)[1] - CAMERA_VALUE - 30) <= 4, 15.0)
+    served.controls.set({"style": "storm"})
+    wait_until(lambda: abs(page.evaluate(middle)[1] - CAMERA_VALUE - 160) <= 4, 8.0)
+    assert page.evaluate("() => document.getElementById('picture').hidden")

@@ -108,11 +108,22 @@ def test_pictures_wait_for_the_page(served: SimpleNamespace) -> None:
     assert np.median(asyncio.run(go())) < 0.1  # the worst waits for whatever else this machine does
 
 
-def test_a_webrtc_viewer_sees_the_painting(served: SimpleNamespace) -> None:
+def test_a_webrtc_viewer_sees_the_painting(served: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     aiortc = pytest.importorskip("aiortc")
+    asked: list[list[object] | None] = []
+
+    class Noting(aiortc.RTCPeerConnection):
+        """Which servers a connection asks for its own address."""
+
+        def __init__(self, configuration: object) -> None:
+            asked.append(configuration.iceServers)
+            super().__init__(configuration)
+
+    viewer = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
+    monkeypatch.setattr(aiortc, "RTCPeerConnection", Noting)
 
     async def go() -> list[float]:
-        peer, means = aiortc.RTCPeerConnection(), []
+        peer, means = viewer, []
         peer.addTransceiver("video", direction="recvonly")
         tracks: list[object] = []
         peer.on("track", tracks.append)
@@ -134,3 +145,4 @@ def test_a_webrtc_viewer_sees_the_painting(served: SimpleNamespace) -> None:
 
     assert np.median(asyncio.run(go())) == pytest.approx(CAMERA_VALUE + 30, abs=4)
     wait_until(lambda: not served.panel.webrtc.watched(), 8.0)
+    assert asked == [[], []]  # no stranger learns of a viewer
