@@ -167,7 +167,7 @@ def _without_password(url: str) -> str:
 
 def _camera_request(text: str, asked: dict[str, object]) -> CaptureRequest:
     cameras = list_cameras()
-    camera = _find(text, cameras)
+    camera = find_camera(text, cameras)
     if camera is None and text.startswith("/dev/"):
         camera = CameraInfo(0, text, text)  # let the open say what is wrong with it
     if camera is None:
@@ -184,7 +184,8 @@ def _camera_request(text: str, asked: dict[str, object]) -> CaptureRequest:
     return _with_best_mode(request, camera.modes)
 
 
-def _find(text: str, cameras: Sequence[CameraInfo]) -> CameraInfo | None:
+def find_camera(text: str, cameras: Sequence[CameraInfo]) -> CameraInfo | None:
+    """The camera of this number, path or name, or whose name contains the text."""
     if re.fullmatch(r"\d+", text):
         return next((c for c in cameras if c.index == int(text)), None)
     exact = [c for c in cameras if text in (c.path, c.name)]

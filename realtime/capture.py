@@ -38,6 +38,8 @@ STALL_PATIENCE_SECONDS = 2.0
 IDLE_GRACE_SECONDS = 2.0
 """While nobody watches one picture a second arrives."""
 TICK_SECONDS = 0.05
+NOT_NEGOTIATED = ("file", "wrapped_avframe")
+"""What stands for a pixel format where no camera was asked for one: a file, a picture that FFmpeg makes."""
 LARGEST_PICTURE_BYTES = 8192 * 8192 * 3
 
 
@@ -52,7 +54,8 @@ class FeedInfo:
     backend: str
 
     def __str__(self) -> str:
-        return f"{self.width}x{self.height} {self.frame_rate:g} fps {self.pixel_format} by {self.backend}"
+        size = f"{self.width}x{self.height} {self.frame_rate:g} fps"
+        return size if self.pixel_format in NOT_NEGOTIATED else f"{size} {self.pixel_format} by {self.backend}"
 
 
 @dataclass(frozen=True)

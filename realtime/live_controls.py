@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .camera import list_cameras
+from .camera import find_camera, list_cameras
 from .capture import Feed
 from .errors import SinkError, SourceError
 from .live import LiveSession
@@ -25,6 +25,9 @@ HOTKEYS: Mapping[str, str] = {
 STRENGTH_STEP = 0.1
 SMOOTHING = 0.8
 """What the smoothing key switches on."""
+TEST = "test"
+STARTED_WITH = "start"
+"""How the panel calls a file, an address or a screen that the run was started with: by no path and no password."""
 
 
 class LiveControls:
@@ -49,14 +52,15 @@ class LiveControls:
             folder: where recordings and snapshots go whose name nobody chose.
             open_recording: makes the output that records to a file.
             open_feed: opens another camera by number, name or path.
-            camera: the one that is open now.
+            camera: what the run was started with: a camera's number, name or path, a file, an address.
             on_event: gets one line for what happened.
             on_quit: ends the run.
         """
         self.session, self.shelf = session, shelf
         self._folder = folder
         self._open_recording, self._open_feed = open_recording, open_feed
-        self._camera = camera
+        self._started_with, self._started_label = camera, session.status.feed.label
+        self._camera = ""
         self._on_event, self._on_quit = on_event, on_quit
         self._recording: tuple[Path, LiveOutput] | None = None
         self._lock = threading.Lock()
@@ -141,25 +145,31 @@ class LiveControls:
         return path
 
     def set_camera(self, name: str) -> None:
-        """Go over to another camera of this machine, or the test pattern. Nothing else: a name from the panel
-        must never open a file or an address."""
-        allowed = {str(camera.index): camera.name for camera in list_cameras()}
-        if name != "test" and name not in allowed:
-            raise ValueError(f"camera must be one of {', '.join([*allowed, 'test'])}, got {name!r}")
+        """Go over to another camera of this machine, the test pattern, or what the run was started with. Nothing else:
+        a name from the panel must never open a file or an address."""
+        allowed = [camera["id"] for camera in self.cameras()]
+        if name not in allowed:
+            raise ValueError(f"camera must be one of {', '.join(allowed)}, got {name!r}")
         try:
-            feed = self._open_feed(name)
+            feed = self._open_feed(self._started_with if name == STARTED_WITH else name)
         except SourceError as exc:
             raise ValueError(str(exc)) from exc
         self._camera = name
         self.session.replace_feed(feed)
 
     def cameras(self) -> list[dict[str, Any]]:
-        """Cameras for a menu, the current one marked."""
-        found = [{"id": str(c.index), "name": c.name, "modes": [str(m) for m in c.modes]} for c in list_cameras()]
-        found.append({"id": "test", "name": "Test pattern", "modes": []})
-        if self._camera not in [c["id"] for c in found]:
-            found.insert(0, {"id": self._camera, "name": self.session.status.feed.label, "modes": []})
-        return [camera | {"current": camera["id"] == self._camera} for camera in found]
+        """Cameras for a menu, the current one marked; a file or an address goes by its label, never by itself."""
+        known = list_cameras()
+        found = [{"id": str(c.index), "name": c.name, "modes": [str(m) for m in c.modes]} for c in known]
+        found.append({"id": TEST, "name": "Test pattern", "modes": []})
+        started_with = self._started_with
+        if started_with != TEST:
+            camera = find_camera(started_with, known)
+            started_with = STARTED_WITH if camera is None else str(camera.index)
+        if started_with == STARTED_WITH:
+            found.insert(0, {"id": STARTED_WITH, "name": self._started_label, "modes": []})
+        current = self._camera or started_with
+        return [camera | {"current": camera["id"] == current} for camera in found]
 
     def save_preset(self, name: str) -> None:
         """Keep the look under a name."""

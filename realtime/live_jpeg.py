@@ -40,6 +40,7 @@ class Viewer:
         self._hub = hub
         self._latest: Jpeg | None = None
         self._ready = asyncio.Event()
+        self._gone = False
 
     def offer(self, jpeg: Jpeg) -> None:
         """Leave a picture, replacing one that was not taken."""
@@ -49,14 +50,20 @@ class Viewer:
         self._latest = jpeg
         self._ready.set()
 
-    async def take(self) -> Jpeg:
-        """The newest picture, waiting for it."""
-        await self._ready.wait()
-        self._ready.clear()
-        jpeg, self._latest = self._latest, None
-        if jpeg is None:
-            return await self.take()
-        return jpeg
+    async def take(self) -> Jpeg | None:
+        """The newest picture, waiting for it; None once the reader has left."""
+        while not self._gone:
+            await self._ready.wait()
+            self._ready.clear()
+            jpeg, self._latest = self._latest, None
+            if jpeg is not None:
+                return jpeg
+        return None
+
+    def leave(self) -> None:
+        """Let go of who waits for a picture: none will come."""
+        self._gone = True
+        self._ready.set()
 
     def delivered(self, jpeg: Jpeg) -> None:
         """Say that the picture has reached the reader."""
@@ -109,6 +116,7 @@ class JpegHub:
     def leave(self, viewer: Viewer) -> None:
         """Forget a viewer."""
         self._viewers = self._viewers - {viewer}
+        viewer.leave()
 
     def close(self) -> None:
         """Stop compressing; viewers are the server's to close."""

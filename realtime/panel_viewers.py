@@ -198,7 +198,7 @@ class _Client:
 
 
 async def next_picture(viewer: Viewer) -> Jpeg | None:
-    """The newest picture that the viewer has not seen; None if none comes for a second."""
+    """The newest picture that the viewer has not seen; None if none comes for a second, or none ever will."""
     try:
         return await asyncio.wait_for(viewer.take(), 1.0)
     except TimeoutError:

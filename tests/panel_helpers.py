@@ -61,10 +61,16 @@ def serve(
         recordings.append(Gallery())
         return recordings[-1].output("recording")
 
+    opened: list[str] = []
+
+    def open_feed(name: str) -> FakeFeed:
+        opened.append(name)
+        return FakeFeed(size=(180, 320))
+
     quit_asked = threading.Event()
     controls = LiveControls(
         session, shelf, folder=folder / "out", open_recording=open_recording,
-        open_feed=lambda name: FakeFeed(size=(180, 320)), camera="0", on_event=lambda line: None,
+        open_feed=open_feed, camera="rtsp://user:secret@camera.example/1", on_event=lambda line: None,
         on_quit=quit_asked.set,
     )  # fmt: skip
     panel = Panel(lambda port: PanelGuard(CONTROL, VIEW, allowed_hosts("127.0.0.1", port)), address="127.0.0.1", port=0)
@@ -75,7 +81,8 @@ def serve(
             panel.attach(controls)
             yield SimpleNamespace(
                 panel=panel, session=session, controls=controls, feed=feed, engines=engines, styles=styles,
-                base=f"http://127.0.0.1:{panel.port}", tmp=folder, recordings=recordings, quit=quit_asked,
+                base=f"http://127.0.0.1:{panel.port}", tmp=folder, recordings=recordings, opened=opened,
+                quit=quit_asked,
             )  # fmt: skip
 
 

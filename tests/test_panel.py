@@ -190,6 +190,13 @@ def test_the_interface_controls_the_run(served: SimpleNamespace) -> None:
     assert fetch(served, "POST", "/api/presets", json={"action": "load", "name": "night"}).json["settings"]["mirror"]
     assert served.session.settings.style == "storm"
     assert fetch(served, "POST", "/api/camera", json={"id": "test"}).status == 200
+    cameras = fetch(served, "GET", "/api/cameras").json["cameras"]
+    current = {camera["id"]: camera["current"] for camera in cameras}  # beside them, those of this machine
+    assert current["test"]
+    assert not current["start"]
+    assert fetch(served, "POST", "/api/camera", json={"id": "start"}).status == 200  # and back, by no path
+    assert served.opened == ["test", "rtsp://user:secret@camera.example/1"]
+    assert "secret" not in str(cameras)
     assert fetch(served, "POST", "/api/record", json={"on": True}).json["name"].endswith(".mp4")
     wait_until(lambda: served.recordings and len(served.recordings[0].frames) > 3)
     assert fetch(served, "POST", "/api/record", json={"on": False}).json["name"]

@@ -15,7 +15,7 @@ aiohttp = pytest.importorskip("aiohttp")
 from impasto.realtime.panel_connections import MOST_CONNECTIONS  # noqa: E402
 
 from .live_helpers import CAMERA_VALUE, wait_until  # noqa: E402
-from .panel_helpers import VIEW, fetch, mjpeg_url  # noqa: E402
+from .panel_helpers import CONTROL, VIEW, fetch, mjpeg_url  # noqa: E402
 
 
 def test_opencv_reads_the_mjpeg_stream(served: SimpleNamespace) -> None:
@@ -106,6 +106,30 @@ def test_pictures_wait_for_the_page(served: SimpleNamespace) -> None:
         return ages
 
     assert np.median(asyncio.run(go())) < 0.1  # the worst waits for whatever else this machine does
+
+
+def test_the_comparison_comes_at_once(served: SimpleNamespace) -> None:
+    """A viewer that changes over must not wait for a picture of the view that it left."""
+
+    async def next_picture(socket: aiohttp.ClientWebSocketResponse) -> bytes:
+        while (message := await socket.receive(timeout=5)).type is not aiohttp.WSMsgType.BINARY:
+            pass
+        await socket.send_json({"ack": True})
+        return bytes(message.data)
+
+    async def go() -> float:
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {CONTROL}"}) as client:
+            async with client.ws_connect(f"{served.base}/api/live") as socket:
+                await socket.send_json({"view": "painted"})
+                for _ in range(5):
+                    await next_picture(socket)
+                await socket.send_json({"view": "compare"})
+                asked = time.monotonic()
+                while not (await next_picture(socket))[0]:
+                    pass
+                return time.monotonic() - asked
+
+    assert np.median([asyncio.run(go()) for _ in range(3)]) < 0.4  # it was a second
 
 
 def test_a_webrtc_viewer_sees_the_painting(served: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,10 +23,11 @@ from impasto.realtime.time_code import read_time_code
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--style", default="mosaic")
     parser.add_argument("--source", default="lavfi:testsrc2=size=640x360:rate=30")
     arguments = parser.parse_args()
-    rng, losses, broken = random.Random(0), [], 0
+    rng, losses, broken = random.Random(arguments.seed), [], 0
     with tempfile.TemporaryDirectory() as folder:
         for number in range(arguments.runs):
             path = Path(folder) / f"{number}.mp4"
