@@ -186,6 +186,8 @@ def test_close_twice(opened: Callable[..., Engine], backend: Backend, precision:
     engine = opened(backend, precision)
     engine.close()
     engine.close()
+    with pytest.raises(EngineError, match="after it was closed"):
+        engine.submit(noise(1, 64, 64, 3)).result()
 
 
 @every_engine

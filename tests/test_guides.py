@@ -339,7 +339,8 @@ def workshop(
     shutil.copy(random_checkpoint, place / "runs/painting.fast/checkpoint.safetensors")
     (place / "cues.toml").write_text('[[cue]]\nat = 0.2\nstyle = "udnie"\n')
     rng = np.random.default_rng(0)
-    for name in ("painting.jpg", "photo.jpg", *(f"photos/{n}.jpg" for n in range(8)), "held-out/0.jpg"):
+    pictures = ["painting.jpg", "a.jpg", "b.jpg", "mask.png", "photo.jpg", "held-out/0.jpg"]
+    for name in (*pictures, *(f"photos/{n}.jpg" for n in range(8))):
         (place / name).parent.mkdir(exist_ok=True)
         coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
         cv2.imwrite(str(place / name), cv2.resize(coarse, (128, 96), interpolation=cv2.INTER_CUBIC))

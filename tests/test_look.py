@@ -1,5 +1,6 @@
 """Looks: blends, strength, timelines with cross-fades, and that smoothing does not depend on where a film is cut."""
 
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -185,6 +186,17 @@ def test_the_painted_frames_as_a_generator(make_clip: MakeClip, identity_artifac
 
 
 def test_half_a_generator_leaves_nothing_open(make_clip: MakeClip, identity_artifact: Artifact) -> None:
-    frames = stylized_frames(make_clip(), style=identity_artifact.path)
+    clip = make_clip()
+    frames = stylized_frames(clip, style=identity_artifact.path)
     next(frames)
+    assert is_open(clip)
     frames.close()
+    assert not is_open(clip)
+
+
+def is_open(path: Path) -> bool:
+    """Whether this process holds the file open."""
+    opened = Path("/proc/self/fd")
+    if not opened.is_dir():
+        pytest.skip("only Linux says which files are open")
+    return any(os.path.realpath(link) == str(path.resolve()) for link in opened.iterdir())

@@ -23,7 +23,7 @@ from impasto.realtime.look import Cue, Look, load_timeline, parse_blend
 from impasto.realtime.options import VideoOptions, parse_fps, parse_time
 from impasto.realtime.size import MAX_SIDE, MIN_SIDE, parse_size
 from impasto.realtime.stylizer import pad, padded_size, submit_picture
-from impasto.realtime.tiles import tile_for
+from impasto.realtime.tiles import MIN_TILE, ONE_PIECE_PIXELS, tile_for
 from impasto.realtime.verify import verify
 from impasto.realtime.video import stylize_video
 
@@ -84,13 +84,14 @@ def test_a_size_is_even_and_sane_or_an_error(text: str, height: int, width: int)
 
 @quick
 @given(height=st.integers(2, 9000), width=st.integers(2, 9000), wanted=st.none() | st.integers(0, 9000))
-def test_tiles_are_chosen_or_refused_in_words(height: int, width: int, wanted: int | None) -> None:
-    try:
-        tile = tile_for(height, width, wanted)
-    except ValueError as exc:
-        assert "tile must" in str(exc)
-        return
-    assert tile is None or tile > 0
+def test_a_tile_is_the_users_or_for_large_frames_alone(height: int, width: int, wanted: int | None) -> None:
+    tile = tile_for(height, width, wanted)
+    if wanted is not None:
+        assert tile == (wanted or None)
+    elif tile is None:
+        assert height * width <= ONE_PIECE_PIXELS
+    else:
+        assert MIN_TILE <= tile < max(height, width)
 
 
 # Times
