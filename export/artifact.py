@@ -305,7 +305,7 @@ def _check_model(model: "onnx.ModelProto", metadata: Metadata) -> None:
     for tensor in _tensors(model.graph):
         _check_tensor(tensor)
     _check_signature(model.graph, metadata.kind)
-    _check_memory(model, metadata)
+    _check_memory(model)
 
 
 def _name(node: "onnx.NodeProto") -> str:
@@ -359,7 +359,7 @@ def _check_value(value: "onnx.ValueInfoProto") -> None:
         raise ArtifactError(f"{value.name} must be (N, K) with K given, got {dims}")
 
 
-def _check_memory(model: "onnx.ModelProto", metadata: Metadata) -> None:
+def _check_memory(model: "onnx.ModelProto") -> None:
     """Work out every shape for one frame of 256x256 and refuse what is unknown, wrong or too large."""
     import onnx
 

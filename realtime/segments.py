@@ -282,7 +282,7 @@ def join(job: Job, target: Path, info: StreamInfo, *, copier: StreamCopier | Non
                 with av.open(str(job.folder / segment.name)) as piece:
                     video = piece.streams.video[0]
                     if stream is None:
-                        stream = _declare(file, video, info, job.time_base, copier)
+                        stream = _declare(file, video, job.time_base, copier)
                     for pts, duration in segment.times.tolist():
                         clock.add(pts, duration)
                     for packet in piece.demux(video):
@@ -302,9 +302,7 @@ def join(job: Job, target: Path, info: StreamInfo, *, copier: StreamCopier | Non
         raise write_failure(target, exc) from exc
 
 
-def _declare(
-    file: OutputFile, template: VideoStream, info: StreamInfo, time_base: Fraction, copier: StreamCopier | None
-) -> VideoStream:
+def _declare(file: OutputFile, template: VideoStream, time_base: Fraction, copier: StreamCopier | None) -> VideoStream:
     stream = file.container.add_stream_from_template(template, opaque=True)
     stream.time_base = time_base
     if copier:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from .checks import check_choice, check_not_negative
+
 Optimizer = Literal["lbfgs", "adam"]
 Start = Literal["content", "noise", "content+noise"]
 Statistics = Literal["gram", "covariance"]
@@ -63,16 +65,12 @@ class GatysConfig:
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+            check_choice(self, name, choices)
         if not SMALLEST <= self.min_size <= self.size:
             raise ValueError(f"min_size must be in {SMALLEST}…size ({self.size}), got {self.min_size}")
         if self.iterations < 1 or self.history < 1:
             raise ValueError(f"iterations and history must be at least 1, got {self.iterations} and {self.history}")
-        for name in ("content_weight", "style_weight", "tv_weight"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be 0 or more, got {value}")
+        check_not_negative(self, "content_weight", "style_weight", "tv_weight")
         if not self.content_weight and self.style_weight == 0:
             raise ValueError("content_weight and style_weight must not both be 0")
         if not 0 < self.style_scale <= 8:
