@@ -10,8 +10,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import count
@@ -273,33 +273,41 @@ def join(job: Job, target: Path, info: StreamInfo, *, copier: StreamCopier | Non
         raise SinkError(f"{target} must get at least one frame, got none")
     tags = frozenset(copier.tags) if copier else frozenset()
     clock = FrameClock(job.time_base or DEFAULT_TIME_BASE, info.frame_rate)
-    delay = max(segment.delay for segment in job.segments)
     try:
-        with OutputFile(target, time_base=job.time_base, overwrite=overwrite, tags=tags) as file:
+        with (
+            OutputFile(target, time_base=job.time_base, overwrite=overwrite, tags=tags) as file,
+            closing(_packets(job, clock)) as packets,
+        ):
             stream: VideoStream | None = None
-            first = 0
-            for segment in job.segments:
-                with av.open(str(job.folder / segment.name)) as piece:
-                    video = piece.streams.video[0]
-                    if stream is None:
-                        stream = _declare(file, video, job.time_base, copier)
-                    for pts, duration in segment.times.tolist():
-                        clock.add(pts, duration)
-                    for packet in piece.demux(video):
-                        if packet.pts is None:
-                            continue
-                        number = round(packet.pts * packet.time_base * SEGMENT_RATE)
-                        clock.restore(packet, first + number, delay)
-                        packet.stream = stream
-                        seconds = (packet.dts or 0) * job.time_base
-                        file.container.mux_one(packet)
-                        if copier:
-                            copier.copy_until(file.container, seconds)
-                    first += len(segment.times)
+            for packet in packets:
+                if stream is None:
+                    stream = _declare(file, packet.stream, job.time_base, copier)
+                packet.stream = stream
+                seconds = (packet.dts or 0) * job.time_base
+                file.container.mux_one(packet)
+                if copier:
+                    copier.copy_until(file.container, seconds)
             if copier:
                 copier.copy_until(file.container, None)
     except (av.FFmpegError, OSError) as exc:
         raise write_failure(target, exc) from exc
+
+
+def _packets(job: Job, clock: FrameClock) -> "Generator[Packet[VideoStream], None, None]":
+    """Those of all segments, at the film's real times; each is to be used before the next is asked for."""
+    delay = max(segment.delay for segment in job.segments)
+    first = 0
+    for segment in job.segments:
+        for pts, duration in segment.times.tolist():
+            clock.add(pts, duration)
+        with av.open(str(job.folder / segment.name)) as piece:
+            for packet in piece.demux(piece.streams.video[0]):
+                if packet.pts is None:
+                    continue
+                number = round(packet.pts * packet.time_base * SEGMENT_RATE)
+                clock.restore(packet, first + number, delay)
+                yield packet
+        first += len(segment.times)
 
 
 def _declare(file: OutputFile, template: VideoStream, time_base: Fraction, copier: StreamCopier | None) -> VideoStream:
