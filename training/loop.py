@@ -33,7 +33,8 @@ class Progress:
     """Steps done."""
     steps: int
     losses: Mapping[str, float]
-    """`content`, `style`, `tv`, `range`, `motion`, `videos` unweighted, `total` weighted; means since the last one."""
+    """`total` weighted; its terms and the figures beside them, by the names of `log.csv`'s columns, unweighted; all
+    smoothed over some twenty steps."""
     style_weight: float
     pictures_per_second: float
     seconds_left: float
