@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,10 +12,10 @@ import numpy as np
 from .arbitrary import Vector, bake
 from .artifact import Artifact, Metadata, Parity, save_artifact
 from .centre import Moments, centre_activations
-from .errors import ArtifactError
 from .parity import Candidate, Paint, Picture, prove
 from .pictures import crop_to_stride
-from .to_onnx import OPSET, Progress, check_export, make_plain, store_weights_as_half
+from .to_onnx import Progress, check_export, make_plain, store_weights_as_half
+from .torch_export import example_frame, torch_export
 
 if TYPE_CHECKING:
     import onnx
@@ -125,8 +124,8 @@ def build_stylizer(
             painted: torch.Tensor = self.inner(frame.permute(0, 3, 1, 2).float(), style)
             return painted.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
-    examples = (_example_frame(stylizer.stride), torch.zeros(2, stylizer.style_size))
-    model = _torch_export(Bytes().eval(), examples, inputs=["frame", "style"], output="stylized")
+    examples = (example_frame(stylizer.stride), torch.zeros(2, stylizer.style_size))
+    model = _plain_export(Bytes().eval(), examples, inputs=["frame", "style"], output="stylized")
     if photographs and isinstance(folded, CompactStylizer):
         centre_activations(model, _norm_input_moments(networks, photographs))
     if half_weights:
@@ -147,41 +146,24 @@ def build_encoder(networks: "AdainNetworks", *, half_weights: bool = True) -> "o
             style: torch.Tensor = self.inner(frame.permute(0, 3, 1, 2).float())
             return style
 
-    model = _torch_export(Bytes().eval(), (_example_frame(_STRIDE_OF_ENCODERS),), inputs=["frame"], output="style")
+    model = _plain_export(Bytes().eval(), (example_frame(_STRIDE_OF_ENCODERS),), inputs=["frame"], output="style")
     if half_weights:
         store_weights_as_half(model)
     return model
 
 
-def _example_frame(stride: int) -> "torch.Tensor":
-    import torch
-
-    # Distinct sizes: the exporter would take equal ones for one and the same dimension.
-    return torch.zeros(2, 16 * stride, 24 * stride, 3, dtype=torch.uint8)
-
-
-def _torch_export(
+def _plain_export(
     module: "torch.nn.Module", examples: tuple["torch.Tensor", ...], *, inputs: list[str], output: str
 ) -> "onnx.ModelProto":
-    import torch
-
-    free = torch.export.Dim.DYNAMIC
-    shapes = tuple({0: free, 1: free, 2: free} if x.ndim == 4 else {0: free} for x in examples)
-    with _quiet_exporter():
-        program = torch.onnx.export(
-            module, examples, dynamic_shapes=shapes, input_names=inputs, output_names=[output], opset_version=OPSET,
-            dynamo=True, verbose=False,
-        )  # fmt: skip
-    if program is None:
-        raise ArtifactError("the networks must be ones that PyTorch can export")
-    model: Any = program.model_proto
-    size = next((x.shape[1] for x in examples if x.ndim == 2), None)
+    """As `torch_export`, made plain, with the size of the style's vector in it."""
+    model = torch_export(module, examples, inputs=inputs, output=output)
     make_plain(model)
+    size = next((x.shape[1] for x in examples if x.ndim == 2), None)
     for value in (*model.graph.input, *model.graph.output):
         if value.name == "style":
             dims = value.type.tensor_type.shape.dim
             dims[1].dim_value = size or dims[1].dim_value or _last_size(module, examples)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def _last_size(module: "torch.nn.Module", examples: tuple["torch.Tensor", ...]) -> int:
@@ -189,22 +171,6 @@ def _last_size(module: "torch.nn.Module", examples: tuple["torch.Tensor", ...]) 
 
     with torch.inference_mode():
         return int(module(*examples).shape[-1])
-
-
-@contextmanager
-def _quiet_exporter() -> Any:
-    import logging
-    import warnings
-
-    exporter_log = logging.getLogger("torch.onnx")
-    level = exporter_log.level
-    exporter_log.setLevel(logging.ERROR)  # it reports every torchvision operator that it does without
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        exporter_log.setLevel(level)
 
 
 def _norm_input_moments(networks: "AdainNetworks", photographs: Sequence[Picture]) -> list[Moments]:

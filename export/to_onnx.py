@@ -15,6 +15,7 @@ from .centre import centre_activations, norm_input_moments
 from .errors import ArtifactError
 from .parity import Candidate, Paint, Picture, prove
 from .pictures import crop_to_stride
+from .torch_export import example_frame, torch_export
 
 if TYPE_CHECKING:
     import onnx
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
     from ..training.checkpoint import Checkpoint
     from ..training.networks import TransformationNetwork
-
-OPSET = 18
-"""IR 10 and opset 18 are read by ONNX Runtime 1.20, OpenVINO 2024.6 and TensorRT 10, and by all that follow."""
 
 Progress = Callable[[str], None]
 
@@ -103,7 +101,8 @@ def build_graph(
     from ..training.networks import for_export
 
     folded = for_export(network)
-    model = _torch_export(_bytes_to_bytes(folded), stride=network.stride)
+    frame = example_frame(network.stride)
+    model = torch_export(_bytes_to_bytes(folded), (frame,), inputs=["frame"], output="stylized")
     make_plain(model)
     if photographs:
         centre_activations(model, norm_input_moments(folded, photographs))
@@ -178,39 +177,6 @@ def _bytes_to_bytes(network: "torch.nn.Module") -> "torch.nn.Module":
             return painted.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
     return BytesToBytes(network).eval()
-
-
-def _torch_export(module: "torch.nn.Module", *, stride: int) -> "onnx.ModelProto":
-    import logging
-    import warnings
-
-    import torch
-
-    # Distinct sizes: the exporter would take equal ones for one and the same dimension.
-    example = torch.zeros(2, 16 * stride, 24 * stride, 3, dtype=torch.uint8)
-    free = torch.export.Dim.DYNAMIC
-    exporter_log = logging.getLogger("torch.onnx")
-    level = exporter_log.level
-    exporter_log.setLevel(logging.ERROR)  # it reports every torchvision operator that it does without
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module,
-                (example,),
-                dynamic_shapes=({0: free, 1: free, 2: free},),
-                input_names=["frame"],
-                output_names=["stylized"],
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
-            )
-    finally:
-        exporter_log.setLevel(level)
-    if program is None:
-        raise ArtifactError("the network must be one that PyTorch can export")
-    model: onnx.ModelProto = program.model_proto
-    return model
 
 
 def make_plain(model: Any) -> None:

@@ -3,9 +3,11 @@
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
@@ -131,6 +133,22 @@ def chroma(picture: np.ndarray) -> np.ndarray:
     rgb = picture.astype(np.float64)
     y = rgb @ np.array([0.299, 0.587, 0.114])
     return np.stack([rgb[:, :, 2] - y, rgb[:, :, 0] - y], axis=2) / np.array([1.772, 1.402])
+
+
+@contextmanager
+def exports_remembered(where: ModuleType) -> Iterator[None]:
+    """PyTorch's exporter takes seconds: it runs once for each network, and its answer is handed out again."""
+    real, answers = where.torch_export, {}
+
+    def export(module: Any, examples: tuple[Any, ...], **names: object) -> onnx.ModelProto:
+        key = repr(([(name, tensor.sum().item()) for name, tensor in module.state_dict().items()], names))
+        if key not in answers:
+            answers[key] = real(module, examples, **names).SerializeToString()
+        return onnx.ModelProto.FromString(answers[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(where, "torch_export", export)
+        yield
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnx
 import pytest
 
 torch = pytest.importorskip("torch", reason="exporting needs impasto[train]")
@@ -32,6 +31,8 @@ from impasto.training.adain_networks import CompactConfig, CompactNetworks  # no
 from impasto.training.adain_reference import ReferenceNetworks  # noqa: E402
 from impasto.training.loss_network import load_loss_network  # noqa: E402
 
+from .conftest import exports_remembered  # noqa: E402
+
 TINY = CompactConfig(width=4, blocks=1, encoder_width=4, hidden=8)
 
 
@@ -42,18 +43,7 @@ def drawn(seed: int) -> np.ndarray:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_export_per_network() -> Iterator[None]:
-    """PyTorch's exporter takes seconds: run it once for each network and hand its answer out again."""
-    real, answers = adain_to_onnx._torch_export, {}
-
-    def export(module: torch.nn.Module, examples: tuple, **names: object) -> onnx.ModelProto:
-        weights = [(name, tensor.sum().item()) for name, tensor in module.state_dict().items()]
-        key = repr((weights, names))
-        if key not in answers:
-            answers[key] = real(module, examples, **names).SerializeToString()
-        return onnx.ModelProto.FromString(answers[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adain_to_onnx, "_torch_export", export)
+    with exports_remembered(adain_to_onnx):
         yield
 
 

@@ -27,22 +27,14 @@ from impasto.realtime.engine_proof import proof_candidates  # noqa: E402
 from impasto.training.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
 from impasto.training.networks import NetworkConfig, build_network, for_export  # noqa: E402
 
+from .conftest import exports_remembered  # noqa: E402
+
 SMALL = {"fast": NetworkConfig("fast", width=4, blocks=1), "quality": NetworkConfig("johnson", width=4, blocks=1)}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_export_per_network() -> Iterator[None]:
-    """PyTorch's exporter takes seconds: run it once for each network and hand its answer out again."""
-    real, answers = to_onnx._torch_export, {}
-
-    def export(module: torch.nn.Module, *, stride: int) -> onnx.ModelProto:
-        key = repr([(name, tensor.sum().item()) for name, tensor in module.state_dict().items()])
-        if key not in answers:
-            answers[key] = real(module, stride=stride).SerializeToString()
-        return onnx.ModelProto.FromString(answers[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(to_onnx, "_torch_export", export)
+    with exports_remembered(to_onnx):
         yield
 
 
