@@ -4,7 +4,8 @@ glibc gives every few threads an arena of their own, up to eight for each core, 
 alone. Engines are compiled and closed by whichever of OpenVINO's threads is free, so each arena in turn grows to what
 an engine needs and is left full of holes that the others cannot use. Measured over 177 changes of style in three
 minutes, four engines kept warm, on 4 cores (`tests/benchmarks/live_soak.py --churn switches`): 38 arenas, and 763 MB
-that became 810; with 2 arenas 676 that became 677. Giving free memory back (malloc_trim) after each change did no more.
+that became 810; with 2 arenas 676 that became 677, in a second run 675 and 686. Giving free memory back (malloc_trim)
+after each change did no more.
 """
 
 import ctypes
