@@ -151,7 +151,7 @@ def test_a_library_that_was_beaten_by_far_is_asked_once(choose: Callable[..., tu
     assert engine.info.name == "15"
     assert beaten.closed
     assert its_int8.closed
-    assert lines == ["15 on fake in fp32: 15.0 ms for 640x360 (100 on fake in fp32 100.0 ms)"]
+    assert lines == ["15 on fake in fp32: 15.0 ms for 640x360 (100 on fake in fp32 375.0 ms)"]
 
 
 def test_an_engine_that_fails_to_paint_is_closed_and_the_next_is_chosen(
@@ -184,9 +184,6 @@ def test_frames_in_flight_count_in_the_race() -> None:
 
     assert 10 <= engine_choice.one_inference_ms(Counting("any")) < 40  # a frame, not a round
     assert len(submitted) == 4 * engine_choice.RACE_ROUNDS
-    submitted.clear()
-    assert engine_choice.one_inference_ms(Counting("any"), hopeless=5.0) >= 10
-    assert len(submitted) == 4
 
 
 @pytest.mark.parametrize(("int8_ms", "chosen"), [("9", "int8"), ("11", "bf16")])
