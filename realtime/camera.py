@@ -16,7 +16,7 @@ from .errors import SourceError
 
 InputKind = Literal["camera", "screen", "url", "file", "lavfi"]
 Backend = Literal["auto", "pyav", "opencv"]
-Fault = Literal["absent", "busy", "denied", "unplugged", "frozen", "format", "ended", "failed"]
+Fault = Literal["absent", "unreachable", "busy", "denied", "unplugged", "frozen", "format", "ended", "failed"]
 
 RAW_BYTES_PER_PIXEL = {"YUYV": 2.0, "UYVY": 2.0, "YUY2": 2.0, "NV12": 1.5, "I420": 1.5, "YU12": 1.5}
 RAW_LIMIT_BYTES_PER_SECOND = 24_000_000
@@ -93,6 +93,7 @@ class CaptureFault:
 
 SENTENCES: dict[Fault, str] = {
     "absent": "{label} is not there; see --list-cameras",
+    "unreachable": "{label} cannot be reached; does its server run?",
     "busy": "{label} is in use by another program; close that program",
     "denied": "{label} may not be opened: allow this program to use the camera (on Linux: join group 'video')",
     "unplugged": "{label} was unplugged",
@@ -112,7 +113,9 @@ _FAULT_OF_ERRNO: dict[int, Fault] = {
     errno.ETIMEDOUT: "frozen",
     errno.EAGAIN: "frozen",
     errno.EINVAL: "format",
-    errno.ECONNREFUSED: "absent",
+    errno.ECONNREFUSED: "unreachable",
+    errno.EHOSTUNREACH: "unreachable",
+    errno.ENETUNREACH: "unreachable",
 }
 
 

@@ -209,7 +209,7 @@ class CameraFeed:
             self._changed.wait_for(lambda: self._status.state in ("live", "lost"), timeout_seconds)
             status = self._status
         if status.state != "live" or status.info is None:
-            raise SourceError(status.message)
+            raise SourceError(status.fault.sentence(self._request.label) if status.fault else status.message)
         return status.info
 
     def set_idle(self, idle: bool) -> None:

@@ -56,6 +56,10 @@ class LiveRun:
         """The report, and whether Ctrl-C ended it; raises what went wrong at the start."""
         options = self._options
         keep_heap_together()
+        if options.record is not None:
+            from .sink_record import check_recording
+
+            check_recording(options.record, overwrite=options.overwrite)
         shelf = self._shelf()
         settings = self._settings(shelf)
         with ExitStack() as stack:
@@ -191,7 +195,7 @@ class LiveRun:
 
     def _output_changed(self, status: OutputStatus) -> None:
         if status.state in ("failed", "retrying"):
-            self._say(f"{status.name}: {status.message}")
+            self._say(_named(status))
         if status.state == "running":
             self._say(f"{status.name}: running")
         if status.state == "failed" and not status.latency.count:
@@ -199,7 +203,7 @@ class LiveRun:
                 self._say(REMEDY)
             if self._was_asked_for(status.name):
                 # It never delivered anything and was asked for on the command line: not a run that anyone wanted.
-                self._failure = SinkError(f"{status.name}: {status.message}")
+                self._failure = SinkError(_named(status))
                 self._done.set()
 
     def _was_asked_for(self, name: str) -> bool:
@@ -227,6 +231,11 @@ class LiveRun:
             if time.monotonic() - shown >= pause:
                 shown = time.monotonic()
                 self._console.show_status(session.status)
+
+
+def _named(status: OutputStatus) -> str:
+    """Its message, with its name where the message does not begin with it."""
+    return status.message if status.message.startswith(status.name) else f"{status.name}: {status.message}"
 
 
 def _report(session: LiveSession) -> dict[str, Any]:

@@ -52,10 +52,7 @@ class Recording:
             overwrite: whether an existing file may be replaced.
             microphone: where sound comes from; started and stopped by this sink.
         """
-        if path.suffix.lower() not in FORMATS:
-            raise SinkError(f"recording must end in {', '.join(FORMATS)}, got {path.name}")
-        if path.exists() and not overwrite:
-            raise SinkError(f"{path} exists; choose another name or give --overwrite")
+        check_recording(path, overwrite=overwrite)
         self._path = path
         self._info = info
         self._microphone = microphone
@@ -63,7 +60,6 @@ class Recording:
         self._failure: SinkError | None = None
 
     def __enter__(self) -> Self:
-        _check_space(self._path)
         try:
             self._container = self._open_container()
             self._video = LiveH264(
@@ -133,6 +129,19 @@ class Recording:
         except OSError as exc:
             self._failure = SinkError(f"recording to {self._path} stopped: {reason_of(exc)}; what is there plays")
             raise self._failure from exc
+
+
+def check_recording(path: Path, *, overwrite: bool) -> None:
+    """Refuse, before anything is opened, what a recording could not be written to.
+
+    Raises:
+        SinkError: its name, its folder or the space there will not do.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise SinkError(f"recording must end in {', '.join(FORMATS)}, got {path.name}")
+    if path.exists() and not overwrite:
+        raise SinkError(f"{path} exists; choose another name or give --overwrite")
+    _check_space(path)
 
 
 def _check_space(path: Path) -> None:

@@ -64,11 +64,12 @@ def run(environment: dict[str, str], *arguments: str, timeout: float = 90) -> su
         (["test", "--style", "/no/such.onnx"], 3, "must be an artifact"),
         (["77"], 4, "camera must be one of this machine's"),
         (["/dev/video63"], 4, "is not there"),
-        (["rtsp://127.0.0.1:9/x"], 4, "refused"),
+        (["rtsp://127.0.0.1:9/x"], 4, "cannot be reached; does its server run? (connection refused)"),
         ([SOURCE, "--device", "cuda"], 5, "NVIDIA"),
-        ([SOURCE, "--record", "/no/such/folder/a.mp4"], 6, "recording"),
+        ([SOURCE, "--record", "/no/such/folder/a.mp4"], 6, "/no/such/folder must be a folder"),
+        ([SOURCE, "--record", "a.avi"], 6, "error: recording must end in"),
         ([SOURCE, "--window"], 6, "needs a display"),
-        ([SOURCE, "--virtual-camera-device", "/dev/video63"], 6, "virtual camera cannot be opened"),
+        ([SOURCE, "--virtual-camera-device", "/dev/video63"], 6, "error: virtual camera cannot be opened"),
     ],
 )
 def test_a_mistake_is_one_line_and_its_exit_code(
@@ -86,6 +87,7 @@ def test_a_mistake_is_one_line_and_its_exit_code(
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert words in last
+    assert "trying again" not in last
     assert "Traceback" not in done.stderr
 
 
