@@ -21,6 +21,8 @@ from .slot import LatestSlot
 logger = logging.getLogger(__name__)
 
 MOST_PEERS = 8
+CONNECT_SECONDS = 20.0
+"""A viewer that made an offer and has not connected by then is gone: it would keep the program painting for ever."""
 TIME_BASE = Fraction(1, 90_000)
 
 
@@ -34,6 +36,7 @@ class WebRtcHub:
         self.meter = LatencyMeter()
         self.dropped = 0
         self._peers: dict[Any, _Newest] = {}
+        self._patience: set[asyncio.Task[None]] = set()
 
     def watched(self) -> bool:
         """Whether any viewer is connected."""
@@ -43,7 +46,9 @@ class WebRtcHub:
     def status(self) -> OutputStatus:
         count = len(self._peers)
         state: OutputState = "running" if count else "waiting"
-        return OutputStatus(self.name, state, f"{count} viewers", self.dropped, self.meter.recent())
+        return OutputStatus(
+            self.name, state, f"{count} viewer{'s' if count != 1 else ''}", self.dropped, self.meter.recent()
+        )
 
     def close(self) -> None:
         """Take no more pictures; `hang_up` ends the connections."""
@@ -62,8 +67,7 @@ class WebRtcHub:
 
         async def changed() -> None:
             if peer.connectionState in ("failed", "closed", "disconnected"):
-                self._peers.pop(peer, None)
-                await peer.close()
+                await self._let_go(peer)
 
         peer.on("connectionstatechange", changed)
         try:
@@ -71,13 +75,17 @@ class WebRtcHub:
             await peer.setRemoteDescription(aiortc.RTCSessionDescription(sdp=offer, type="offer"))
             await peer.setLocalDescription(await peer.createAnswer())
         except Exception as exc:  # aiortc raises whatever its parser met in a stranger's text
-            self._peers.pop(peer, None)
-            await peer.close()
+            await self._let_go(peer)
             raise ValueError(f"offer must be a session description that asks for video: {exc}") from exc
+        patience = asyncio.create_task(self._let_go_unless_connected(peer))
+        self._patience.add(patience)
+        patience.add_done_callback(self._patience.discard)
         return str(peer.localDescription.sdp)
 
     async def hang_up(self) -> None:
         """End every connection."""
+        for patience in self._patience:
+            patience.cancel()
         peers, self._peers = list(self._peers), {}
         await asyncio.gather(*(peer.close() for peer in peers), return_exceptions=True)
 
@@ -85,6 +93,15 @@ class WebRtcHub:
         """Give a picture to every viewer, in place of one that was not sent."""
         for newest in self._peers.values():
             self.dropped += newest.put(painting)
+
+    async def _let_go_unless_connected(self, peer: Any) -> None:
+        await asyncio.sleep(CONNECT_SECONDS)
+        if peer.connectionState != "connected":
+            await self._let_go(peer)
+
+    async def _let_go(self, peer: Any) -> None:
+        self._peers.pop(peer, None)
+        await peer.close()
 
 
 class _LoopSlot(LatestSlot[Painting]):

@@ -170,3 +170,24 @@ def test_a_webrtc_viewer_sees_the_painting(served: SimpleNamespace, monkeypatch:
     assert np.median(asyncio.run(go())) == pytest.approx(CAMERA_VALUE + 30, abs=4)
     wait_until(lambda: not served.panel.webrtc.watched(), 8.0)
     assert asked == [[], []]  # no stranger learns of a viewer
+
+
+def test_a_webrtc_viewer_that_never_connects_is_forgotten(
+    served: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aiortc = pytest.importorskip("aiortc")
+    monkeypatch.setattr("impasto.realtime.live_webrtc.CONNECT_SECONDS", 0.3)
+
+    async def go() -> int:
+        peer = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
+        peer.addTransceiver("video", direction="recvonly")
+        await peer.setLocalDescription(await peer.createOffer())
+        offer = "\r\n".join(line for line in peer.localDescription.sdp.split("\r\n") if "candidate" not in line)
+        await peer.close()
+        headers = {"Authorization": f"Bearer {VIEW}", "Content-Type": "application/sdp"}
+        async with aiohttp.ClientSession() as client:
+            async with client.post(f"{served.base}/output/whep", data=offer, headers=headers) as answer:
+                return answer.status
+
+    assert asyncio.run(go()) == 201
+    wait_until(lambda: not served.panel.webrtc.watched(), 5.0)
