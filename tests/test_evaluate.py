@@ -126,6 +126,21 @@ def test_a_painter_better_than_gatys_equals_more_evaluations_than_were_given(sub
     assert longer.gatys_equivalent in (6, 7, 8, 9)
 
 
+def test_gatys_can_begin_with_noise_which_costs_it_more(subject, loss_network):
+    firsts = {}
+    for start in ("content", "noise"):
+        curve = []
+        report = evaluate(
+            subject, {"a": blobs(2)}, loss_network, evaluations=[4], start=start,
+            callback=lambda _, e, curve=curve: curve.append(e),
+        )  # fmt: skip
+        assert report.to_json()["gatys_start"] == start
+        firsts[start] = curve[0].losses
+    assert firsts["content"]["content"] == 0.0  # the photograph itself
+    assert firsts["noise"]["content"] > 0.0
+    assert firsts["noise"]["total"] > firsts["content"]["total"]
+
+
 def test_bad_requests_are_refused(subject, loss_network, tmp_path):
     with pytest.raises(ValueError, match="at least one photograph"):
         evaluate(subject, {}, loss_network)
@@ -185,9 +200,10 @@ def test_the_command_writes_table_json_and_sheet(folder, tiny_loss_weights):
 
 
 def test_the_command_prints_json_alone(folder, tiny_loss_weights):
-    result = run(folder, tiny_loss_weights, "--num-photos", 1, "--json")
+    result = run(folder, tiny_loss_weights, "--num-photos", 1, "--gatys-start", "noise", "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)[0]["name"] == "blobs"
+    (report,) = json.loads(result.stdout)
+    assert (report["name"], report["gatys_start"]) == ("blobs", "noise")
 
 
 @pytest.mark.parametrize(

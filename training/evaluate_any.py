@@ -17,7 +17,7 @@ from .adain_losses import statistics_loss
 from .adain_reference import STATISTICS_LAYERS, AdainNetworks
 from .adain_report import encode
 from .data import Picture, resize_short_side, to_tensor
-from .evaluate import Judge, LossSettings, Score, bordered, median_score, run_reference, timed
+from .evaluate import Judge, LossSettings, ReferenceStart, Score, bordered, median_score, run_reference, timed
 from .gatys_optimize import Evaluation
 from .loss_network import LossNetwork
 from .quality import StyleTarget, evaluation_picture
@@ -60,6 +60,7 @@ class AnyReport:
     pairs: Sequence[PairReport]
     evaluations: Sequence[int]
     settings: LossSettings
+    start: ReferenceStart = "content"
 
     def network(self, name: str) -> Score:
         """Medians over the pairs."""
@@ -93,6 +94,7 @@ class AnyReport:
                 for c in self.contenders
             },
             "gatys": {str(count): asdict(self.gatys(count)) for count in self.evaluations},
+            "gatys_start": self.start,
             "pairs": [
                 {
                     "photo": pair.photo,
@@ -114,6 +116,7 @@ def evaluate_any(
     loss_network: LossNetwork,
     *,
     evaluations: Sequence[int],
+    start: ReferenceStart = "content",
     callback: Callable[[str, Evaluation], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> AnyReport:
@@ -124,6 +127,7 @@ def evaluate_any(
         photos: (H, W, 3) uint8 RGB by name; their middle squares are used, at 480x480.
         paintings: (H, W, 3) uint8 RGB by name.
         evaluations: of Gatys' optimisation after which it is looked at; the largest decides how long this takes.
+        start: what it begins with.
         callback: told of the pair's name and of every evaluation.
         should_stop: asked after every evaluation; True ends with the pairs done so far.
 
@@ -138,13 +142,13 @@ def evaluate_any(
     for index, (painting_name, painting) in enumerate(paintings.items()):
         photo_name = names[index % len(names)]
         pair = _Pair(photo_name, painting_name, evaluation_picture(photos[photo_name]), painting)
-        report = _one_pair(pair, contenders, settings, loss_network, counts, callback, should_stop)
+        report = _one_pair(pair, contenders, settings, loss_network, counts, start, callback, should_stop)
         if report is None:
             break
         pairs.append(report)
     if not pairs:
         raise ValueError("stopped before the first pair was done")
-    return AnyReport(contenders, pairs, counts, settings)
+    return AnyReport(contenders, pairs, counts, settings, start)
 
 
 def checkpoint_like(networks: AdainNetworks, *, style_side: int) -> Callable[[Picture], Callable[[Picture], Picture]]:
@@ -172,11 +176,12 @@ def _one_pair(
     settings: LossSettings,
     loss_network: LossNetwork,
     counts: Sequence[int],
+    start: ReferenceStart,
     callback: Callable[[str, Evaluation], None] | None,
     should_stop: Callable[[], bool],
 ) -> PairReport | None:
     objective = settings.objective(pair.square, settings.style(pair.style, loss_network), loss_network)
-    judge = Judge(objective, pair.square, StyleTarget.of(pair.style, loss_network))
+    judge = Judge(objective, pair.square, StyleTarget.of(pair.style, loss_network), start)
     painted = {contender.name: timed(contender.like(pair.style), pair.square) for contender in contenders}
     scores = {name: judge.score(picture, seconds) for name, (picture, seconds) in painted.items()}
     totals = {name: score.total for name, score in scores.items()}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,7 +22,7 @@ from .interrupt import stop_on_interrupt
 if TYPE_CHECKING:
     from .adain_checkpoint import AdainCheckpoint
     from .data import Picture
-    from .evaluate import NetworkReport, Subject
+    from .evaluate import NetworkReport, ReferenceStart, Subject
     from .evaluate_any import AnyReport
     from .gatys_optimize import Evaluation
     from .loss_network import LossNetwork
@@ -71,6 +71,10 @@ def evaluate(
     evaluations: Annotated[
         str, typer.Option(help="Look at Gatys after so many evaluations; the largest decides how long this takes.")
     ] = "25,50,100,200,400",
+    gatys_start: Annotated[
+        Literal["content", "noise"],
+        typer.Option(help="What Gatys begins with: the photograph, or white noise as Johnson et al. had it."),
+    ] = "content",
     num_paintings: Annotated[
         int | None, typer.Option(min=1, help="For networks that paint like any: only so many, evenly.")
     ] = None,
@@ -104,7 +108,7 @@ def evaluate(
             for style in _open(text, context.obj, device=device, checkpoints_on=str(where)):
                 stack.callback(style.close)
                 opened.append((text, style))
-        judge = _Judge(held_out, network, counts, quiet=quiet, should_stop=stop.is_set)
+        judge = _Judge(held_out, network, counts, gatys_start, quiet=quiet, should_stop=stop.is_set)
         if any(style.like for _, style in opened):
             show_any(judge.any_painting(opened, _read_photos(paintings, num_paintings)), wanted)
         elif reports := judge.styles([_subject(style, paintings, where=text) for text, style in opened]):
@@ -121,6 +125,7 @@ class _Judge:
     photos: "Mapping[str, Picture]"
     loss_network: "LossNetwork"
     evaluations: Sequence[int]
+    start: "ReferenceStart"
     quiet: bool
     should_stop: Callable[[], bool]
 
@@ -136,7 +141,7 @@ class _Judge:
             try:
                 report = judge(
                     subject, self.photos, self.loss_network,
-                    evaluations=self.evaluations, callback=show, should_stop=self.should_stop,
+                    evaluations=self.evaluations, start=self.start, callback=show, should_stop=self.should_stop,
                 )  # fmt: skip
             except ValueError:
                 if not self.should_stop():  # else it has not finished one photograph
@@ -162,7 +167,8 @@ class _Judge:
             )
         return evaluate_any(
             contenders, self.photos, paintings, self.loss_network,
-            evaluations=self.evaluations, callback=self._printer(", ".join(c.name for c in contenders)),
+            evaluations=self.evaluations, start=self.start,
+            callback=self._printer(", ".join(c.name for c in contenders)),
             should_stop=self.should_stop,
         )  # fmt: skip
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .evaluate_any import AnyReport
 
 _PHOTOS_ON_SHEET = 4
+_BEGINNINGS = {"content": "the photograph", "noise": "white noise"}
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,10 @@ def _caption(tier: str, score: "Score") -> str:
 def _print_table(reports: "Sequence[NetworkReport]") -> None:
     from rich.table import Table
 
+    title = f"medians over {len(reports[0].photos)} photographs; Gatys begins with {_BEGINNINGS[reports[0].start]}"
     table = Table(
         "style", "picture by", "content", "style", "tv", "total", "structure", "distance", "grid", "seconds", "equals",
-        "speed-up", box=None, pad_edge=False, title=f"medians over {len(reports[0].photos)} photographs",
+        "speed-up", box=None, pad_edge=False, title=title,
     )  # fmt: skip
     for report in reports:
         name = f"{report.subject.name} ({report.subject.tier})"
@@ -140,7 +142,8 @@ def _print_any_table(report: "AnyReport") -> None:
     settings = report.settings
     title = (
         f"medians over {len(report.pairs)} pairs; total = {settings.content_weight:g} content + "
-        f"{settings.style_weight:.3g} style + {settings.tv_weight:g} tv"
+        f"{settings.style_weight:.3g} style + {settings.tv_weight:g} tv; "
+        f"Gatys begins with {_BEGINNINGS[report.start]}"
     )
     table = Table(
         "picture by", "content", "style", "statistics", "total", "structure", "distance", "seconds", "equals",

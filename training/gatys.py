@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,7 +25,7 @@ from .gatys_config import SMALLEST, STYLE_WEIGHTS, GatysConfig
 from .gatys_lbfgs import Curvature
 from .gatys_memory import available_memory, largest_size, memory_needed
 from .gatys_objective import Objective, StyleTerm, content_terms, style_terms
-from .gatys_optimize import Evaluation, minimise
+from .gatys_optimize import Evaluation, minimise, white_noise
 from .gatys_regions import MatchedRegions, regions_of
 from .loss_network import LossNetwork
 
@@ -178,19 +177,13 @@ class _Task:
         return cls(photo, recoloured, regions, loss_network, config)
 
     def first_picture(self, start: Picture | None, height: int, width: int) -> Tensor:
-        """(1, 3, height, width) in [0, 255] to begin with.
-
-        Noise is white around the photograph's mean colour; Gatys et al. take it around grey of VGG's mean, which is a
-        colour cast for most photographs.
-        """
+        """(1, 3, height, width) in [0, 255] to begin with."""
         if start is not None:
             return self._canvas(start, height, width)
         canvas = self._canvas(self.photo, height, width)
         if self.config.start == "content":
             return canvas
-        generator = torch.Generator().manual_seed(self.config.seed)
-        noise = torch.randn(canvas.shape, generator=generator).to(self.loss_network.device)
-        noise = canvas.mean(dim=(2, 3), keepdim=True) + 40 * noise
+        noise = white_noise(canvas, self.config.seed)
         share = 1.0 if self.config.start == "noise" else self.config.noise
         return ((1 - share) * canvas + share * noise).clamp(0, 255)
 

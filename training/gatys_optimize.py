@@ -121,6 +121,15 @@ class _Search:
             raise _Diverged
 
 
+def white_noise(picture: Tensor, seed: int) -> Tensor:
+    """(1, 3, H, W) to begin with instead of a picture: white noise around its mean colour, not clamped.
+
+    Gatys et al. take it around grey of VGG's mean, which is a colour cast for most photographs.
+    """
+    noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(seed)).to(picture.device)
+    return picture.mean(dim=(2, 3), keepdim=True) + 40 * noise
+
+
 def minimise(
     objective: Objective,
     start: Tensor,
