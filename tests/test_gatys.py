@@ -68,6 +68,12 @@ def test_region_statistics_are_those_of_numpy():
     )
 
 
+def test_the_gradient_of_moments_is_written_down_right():
+    features, _ = features_and_weights(3)
+    features = torch.cat([features, features.flip(2)]).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: region_moments(x, None), (features,))
+
+
 def test_covariance_loss_is_the_wasserstein_distance():
     (a, _), (b, _) = features_and_weights(1), features_and_weights(2, height=8)
     x, y = (f[0].reshape(5, -1).double().numpy() for f in (a, b))

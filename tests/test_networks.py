@@ -7,8 +7,13 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 from impasto.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
 from impasto.training.errors import TrainingError  # noqa: E402
 from impasto.training.networks import NetworkConfig, UpsampleConv, build_network, for_export  # noqa: E402
+from impasto.training.padding import Conv2d  # noqa: E402
 
-SMALL = [NetworkConfig("fast", width=4, blocks=1), NetworkConfig("johnson", width=4, blocks=1)]
+SMALL = [
+    NetworkConfig("fast", width=4, blocks=1, padding="replicate"),
+    NetworkConfig("johnson", width=4, blocks=1, padding="replicate"),
+    NetworkConfig("fast", width=4, blocks=1, padding="zeros"),
+]
 
 
 def random_network(config: NetworkConfig):
@@ -19,7 +24,7 @@ def random_network(config: NetworkConfig):
     return network
 
 
-@pytest.mark.parametrize("config", SMALL, ids=lambda config: config.architecture)
+@pytest.mark.parametrize("config", SMALL, ids=lambda config: f"{config.architecture}-{config.padding}")
 @pytest.mark.parametrize("size", [(64, 64), (68, 100)])
 def test_a_picture_keeps_its_size(config: NetworkConfig, size: tuple[int, int]) -> None:
     assert build_network(config)(torch.zeros(2, 3, *size)).shape == (2, 3, *size)
@@ -34,7 +39,7 @@ def test_tiers_have_the_published_sizes() -> None:
     assert parameters == {"fast": 329_955, "quality": 1_679_235}
 
 
-@pytest.mark.parametrize("config", SMALL, ids=lambda config: config.architecture)
+@pytest.mark.parametrize("config", SMALL, ids=lambda config: f"{config.architecture}-{config.padding}")
 def test_folding_for_export_keeps_the_answers(config: NetworkConfig) -> None:
     network = random_network(config)
     picture = torch.rand(1, 3, 32, 48) * 255
@@ -43,16 +48,47 @@ def test_folding_for_export_keeps_the_answers(config: NetworkConfig) -> None:
         torch.testing.assert_close(for_export(network)(picture), network(picture), atol=1e-2, rtol=1e-4)
 
 
-def test_folded_upsampling_is_exact_at_the_border() -> None:
-    layer = UpsampleConv(3, 2)
+@pytest.mark.parametrize("padding", ["zeros", "replicate"])
+def test_folded_upsampling_is_exact_at_the_border(padding: str) -> None:
+    layer = UpsampleConv(3, 2, padding)
     x = torch.randn(1, 3, 5, 4)
     with torch.inference_mode():
         torch.testing.assert_close(layer.as_transposed()(x), layer(x), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("tier", ["fast", "quality"])
+def test_a_flat_surface_stays_flat_up_to_the_edge_of_the_picture(tier: str) -> None:
+    """Zeros around the maps painted a frame there."""
+    network = random_network(NetworkConfig.for_tier(tier))
+    picture = torch.full((1, 3, 96, 288), 200.0)
+    picture[..., 176:] = torch.rand(3, 96, 112) * 255
+    with torch.inference_mode():
+        flat = network(picture)[..., :64]
+    tile = flat[..., 40:44, 40:44].repeat(1, 1, 24, 16)
+    assert (flat - tile).abs().max() < 0.01 * network(picture).std()
+
+
+@pytest.mark.parametrize(("mode", "margin"), [("replicate", 1), ("replicate", 4), ("reflect", 1)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_padding_while_training_is_that_of_pytorch(mode: str, margin: int, layout: torch.memory_format) -> None:
+    """Answers and gradients."""
+    kwargs = {"padding": margin, "padding_mode": mode, "stride": 2, "dtype": torch.float64}
+    ours, theirs = (kind(3, 4, 2 * margin + 1, **kwargs) for kind in (Conv2d, torch.nn.Conv2d))
+    theirs.load_state_dict(ours.state_dict())
+    answers, gradients = [], []
+    for layer in (ours, theirs):
+        x = torch.randn(2, 3, 9, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        x = x.to(memory_format=layout).requires_grad_()
+        answers.append(layer(x))
+        answers[-1].square().sum().backward()
+        gradients += [x.grad, layer.weight.grad, layer.bias.grad]
+    torch.testing.assert_close(answers[0], answers[1])
+    torch.testing.assert_close(gradients[:3], gradients[3:])
+
+
 def test_a_brighter_and_flatter_copy_of_a_picture_gets_nearly_the_same_answer() -> None:
-    """Instance normalisation takes contrast away; zero padding is why it is only nearly so."""
-    network = random_network(SMALL[0])
+    """Instance normalisation takes contrast away; zeros around the maps would be why it is only nearly so."""
+    network = random_network(SMALL[2])
     picture = torch.rand(1, 3, 64, 64) * 255
     with torch.inference_mode():
         first, second = network(picture), network(picture * 0.5 + 60)
@@ -61,7 +97,12 @@ def test_a_brighter_and_flatter_copy_of_a_picture_gets_nearly_the_same_answer() 
 
 @pytest.mark.parametrize(
     ("kwargs", "said"),
-    [({"architecture": "unet"}, "architecture"), ({"width": 0}, "width"), ({"blocks": -1}, "blocks")],
+    [
+        ({"architecture": "unet"}, "architecture"),
+        ({"width": 0}, "width"),
+        ({"blocks": -1}, "blocks"),
+        ({"padding": "mirror"}, "padding"),
+    ],
 )
 def test_a_wrong_configuration_is_refused(kwargs: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):

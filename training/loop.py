@@ -78,9 +78,14 @@ def training_process(config: "TrainConfig | AdainTrainConfig") -> Iterator[Proce
         if config.batch_size % world:
             raise ValueError(f"batch_size must be a multiple of the {world} processes, got {config.batch_size}")
         device = torch_device(config.device, rank)
+        # Gradients of the deep layers fade into denormal numbers, which cost a processor a tenth of the time.
+        torch.set_flush_denormal(True)
         bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_is_faster(device))
         torch.manual_seed(config.seed)
-        yield Process(rank, world, device, bf16)
+        try:
+            yield Process(rank, world, device, bf16)
+        finally:
+            torch.set_flush_denormal(False)
 
 
 @contextmanager

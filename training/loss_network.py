@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .errors import TrainingError
+from .padding import Conv2d
 
 LossNetworkName = Literal["vgg16", "vgg19"]
 
@@ -179,7 +180,7 @@ def _convolution(
 
 def _make_convolution(weight: Tensor, bias: Tensor, *, padding_mode: Literal["zeros", "reflect"]) -> nn.Conv2d:
     outer, inner, kernel, _ = weight.shape
-    convolution = nn.Conv2d(inner, outer, kernel, padding=kernel // 2, padding_mode=padding_mode)
+    convolution = Conv2d(inner, outer, kernel, padding=kernel // 2, padding_mode=padding_mode)
     with torch.no_grad():
         convolution.weight.copy_(weight)
         convolution.bias.copy_(bias)  # type: ignore[union-attr]

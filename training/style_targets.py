@@ -10,7 +10,7 @@ T_r is the root of ours.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -89,11 +89,47 @@ def region_gram(features: Tensor, region: Tensor | None) -> Tensor:
 
 def region_moments(features: Tensor, region: Tensor | None) -> tuple[Tensor, Tensor]:
     """Weighted means (N, C) and covariances (N, C, C) of (N, C, H, W) features, in float32 or more."""
-    flat = features.to(torch.promote_types(features.dtype, torch.float32)).flatten(2)  # bf16 would lose the difference
-    # Not centred first: that would keep another copy of the features for the gradient.
     if region is None:
-        mean, square = flat.mean(dim=2), flat @ flat.transpose(1, 2) / flat.shape[2]
-    else:
-        weighted = flat * region.flatten(2)
-        mean, square = weighted.sum(dim=2), weighted @ flat.transpose(1, 2)
+        return _Moments.apply(features)  # type: ignore[no-untyped-call, no-any-return]
+    flat = _widened(features).flatten(2)
+    weighted = flat * region.flatten(2)
+    # Not centred first: that would keep another copy of the features for the gradient.
+    mean, square = weighted.sum(dim=2), weighted @ flat.transpose(1, 2)
     return mean, square - mean[:, :, None] * mean[:, None, :]
+
+
+class _Moments(torch.autograd.Function):
+    """Mean and covariance over all positions.
+
+    The gradient is written down, and in the layout of the features: derived step by step it takes several passes over
+    the largest maps of all and comes out in another layout than the convolutions', a sixth of a training step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> tuple[Tensor, Tensor]:
+        wide = _widened(_positions(features))
+        mean = wide.mean(dim=1)
+        covariance = wide.mT @ wide / wide.shape[1] - mean[:, :, None] * mean[:, None, :]
+        ctx.save_for_backward(features, mean)
+        return mean, covariance
+
+    @staticmethod
+    def backward(ctx: Any, of_mean: Tensor, of_covariance: Tensor) -> Tensor:  # type: ignore[override]
+        features, mean = ctx.saved_tensors
+        wide = _widened(_positions(features))
+        slope = (of_covariance + of_covariance.mT) / wide.shape[1]
+        constant = of_mean[:, None] / wide.shape[1] - mean[:, None] @ slope
+        gradient = torch.baddbmm(constant, wide, slope).to(features.dtype)
+        n, c, h, w = features.shape
+        return gradient.reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def _positions(features: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, H·W, C); a view of features that are stored channels last."""
+    n, c, h, w = features.shape
+    return features.permute(0, 2, 3, 1).reshape(n, h * w, c)
+
+
+def _widened(features: Tensor) -> Tensor:
+    """At least float32: bf16 would lose the difference between the square's mean and the mean's square."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))

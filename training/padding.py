@@ -1,0 +1,54 @@
+"""Convolutions that repeat or mirror the edges of their maps, at a price that a training step can bear."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Conv2d(nn.Conv2d):
+    """`torch.nn.Conv2d`, and the same answers: `replicate` and `reflect` are faster where there are gradients."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.padding_mode == "zeros" or not torch.is_grad_enabled() or torch.compiler.is_exporting():
+            return super().forward(x)
+        margin = int(self.padding[0])
+        padded: Tensor = _Pad.apply(x, margin, self.padding_mode == "reflect")  # type: ignore[no-untyped-call]
+        return nn.functional.conv2d(padded, self.weight, self.bias, self.stride)
+
+
+class _Pad(torch.autograd.Function):
+    """(N, C, H, W) by `margin` pixels on each side, stored channels last.
+
+    PyTorch's own padding goes through fresh memory several times: it made a step a fifth slower.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, margin: int, mirror: bool) -> Tensor:
+        ctx.margin, ctx.mirror = margin, mirror
+        n, c, h, w = x.shape
+        out = torch.empty(
+            (n, c, h + 2 * margin, w + 2 * margin), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
+        )
+        out[:, :, margin:-margin, margin:-margin] = x
+        for dim in (2, 3):
+            for outside, inside in _pairs(out.shape[dim], margin, mirror):
+                out.select(dim, outside).copy_(out.select(dim, inside))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        margin = ctx.margin
+        gradient = gradient.clone(memory_format=torch.channels_last)
+        for dim in (3, 2):
+            for outside, inside in _pairs(gradient.shape[dim], margin, ctx.mirror):
+                gradient.select(dim, inside).add_(gradient.select(dim, outside))
+        inner = gradient[:, :, margin:-margin, margin:-margin]
+        return inner.contiguous(memory_format=torch.channels_last), None, None
+
+
+def _pairs(size: int, margin: int, mirror: bool) -> list[tuple[int, int]]:
+    """(position in the margin, position that it repeats) along a padded axis of `size`."""
+    last = size - 1
+    near = [(i, 2 * margin - i if mirror else margin) for i in range(margin)]
+    return near + [(last - outside, last - inside) for outside, inside in near]
