@@ -40,6 +40,10 @@ def open_runner(
         from ..export.half import to_half
 
         graph = to_half(graph)
+    if device == "coreml":
+        from ..export.edges import pad_by_concat
+
+        graph = pad_by_concat(graph)
     return OnnxRuntimeRunner(graph, device, precision, options)
 
 

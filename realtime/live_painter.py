@@ -14,7 +14,7 @@ from .frame import Frame, Picture
 from .live_paintings import PaintingEngine
 from .live_settings import LiveSettings, Tier
 from .smoothing import Smoother
-from .stylizer import BORDER, Stylizer, blend, pad, with_colors_of
+from .stylizer import Stylizer, blend, pad, with_colors_of
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -185,7 +185,7 @@ class Painter:
     def _painted(frame: Frame, paint: Callable[[Batch], Batch], stride: int) -> Picture:
         height, width = frame.data.shape[:2]
         painted = paint(pad(frame.data, stride)[np.newaxis])[0]
-        return np.ascontiguousarray(painted[BORDER : BORDER + height, BORDER : BORDER + width])
+        return np.ascontiguousarray(painted[:height, :width])
 
     def _faded(self) -> float:
         """How far a fade is, 0 to 1, slow at both ends; a fade that is over is forgotten."""

@@ -265,7 +265,8 @@ class AtSegments:
 
 def run_up_of(smooth: float, pixels: int) -> int:
     """Frames of so many pixels that smoothing of this amount looks at before a segment, to go on as if it had not
-    forgotten: until what is missing counts for less than 1/64, but no more than memory should hold."""
+    forgotten: until what is missing counts for less than 1/64 where something moves, and for less than a quarter of the
+    noise where nothing does; but no more than memory should hold."""
     kept = MOST_KEPT * smooth
     return 0 if kept <= 0 else min(ceil(log(1 / 64) / log(kept)), max(1, RUN_UP_BYTES // (3 * pixels)))
 

@@ -10,13 +10,9 @@ from .engine import Engine
 from .frame import Frame, Picture
 from .smoothing import Smoother
 
-BORDER = 8
-"""Pixels added around a picture before the network and cut off after it: the networks pad with zeros inside, and within
-this distance of the edge that is seen as a thin frame. 3 % of the time at 1280x720, measured."""
-
 
 class Stylizer:
-    """Pad by reflection, run, crop, smooth over time, blend."""
+    """Pad to the stride, run, crop, smooth over time, blend."""
 
     def __init__(
         self, engine: Engine, *, strength: float = 1.0, keep_colors: bool = False, smooth: float = 0.0
@@ -65,23 +61,24 @@ def submit_picture(engine: Engine, picture: Picture, statistics: Vectors | None 
 
     def wait() -> Picture:
         stylized: Picture = (pending.result() if pending else engine(padded))[0]
-        return np.ascontiguousarray(stylized[BORDER : BORDER + height, BORDER : BORDER + width])
+        return np.ascontiguousarray(stylized[:height, :width])
 
     return wait
 
 
 def pad(picture: Picture, stride: int) -> Picture:
-    """Extend (H, W, 3) by reflection: `BORDER` on every side, then below and right to multiples of `stride`."""
+    """Extend (H, W, 3) by reflection, below and right, to multiples of `stride`."""
     import cv2
 
     height, width = picture.shape[:2]
-    below, right = (BORDER + -(side + 2 * BORDER) % stride for side in (height, width))
-    return cast(Picture, cv2.copyMakeBorder(picture, BORDER, below, BORDER, right, cv2.BORDER_REFLECT_101))
+    if height % stride == width % stride == 0:
+        return np.ascontiguousarray(picture)
+    return cast(Picture, cv2.copyMakeBorder(picture, 0, -height % stride, 0, -width % stride, cv2.BORDER_REFLECT_101))
 
 
 def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
     """What `pad` makes of a picture's (height, width)."""
-    return tuple(side + 2 * BORDER + -(side + 2 * BORDER) % stride for side in (height, width))  # type: ignore[return-value]
+    return height + -height % stride, width + -width % stride
 
 
 def blend(below: Picture, above: Picture, strength: float) -> Picture:

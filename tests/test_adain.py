@@ -32,7 +32,7 @@ from impasto.training.losses import style_distance  # noqa: E402
 from impasto.training.networks import NetworkConfig, build_network  # noqa: E402
 from impasto.training.train_adain import train_adain  # noqa: E402
 
-TINY = CompactConfig(width=4, blocks=1, encoder_width=4, hidden=8)
+TINY = CompactConfig(width=4, blocks=1, encoder_width=4, hidden=8, padding="replicate")
 MakeConfig = Callable[..., AdainTrainConfig]
 
 
@@ -161,7 +161,7 @@ def test_only_the_decoder_of_the_reference_learns(reference: ReferenceNetworks) 
 def test_a_warm_start_paints_like_the_style_that_it_came_from(tmp_path: Path) -> None:
     """With the one photograph that was measured, as its own painting, and nothing learned yet, exactly so."""
     torch.manual_seed(1)
-    fast = build_network(NetworkConfig("fast", width=4, blocks=1))
+    fast = build_network(NetworkConfig("fast", width=4, blocks=1, padding=TINY.padding))
     with torch.no_grad():
         for parameter in fast.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -33,7 +33,7 @@ from impasto.training.loss_network import load_loss_network  # noqa: E402
 
 from .conftest import exports_remembered  # noqa: E402
 
-TINY = CompactConfig(width=4, blocks=1, encoder_width=4, hidden=8)
+TINY = CompactConfig(width=4, blocks=1, encoder_width=4, hidden=8, padding="replicate")
 
 
 def drawn(seed: int) -> np.ndarray:

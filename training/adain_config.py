@@ -27,7 +27,7 @@ class AdainTrainConfig:
     """Folder of the run: checkpoint.safetensors, state.pt, log.csv, report.png."""
     kind: AdainKind = "compact"
     name: str = "any"
-    network: CompactConfig = field(default_factory=CompactConfig)
+    network: CompactConfig = field(default_factory=lambda: CompactConfig(padding="replicate"))
     """Of the compact networks; the reference's follow from the loss network."""
     loss_network: LossNetworkName = "vgg19"
     loss_weights: Path | None = None

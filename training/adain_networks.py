@@ -19,13 +19,14 @@ Pictures are (N, 3, H, W) float RGB in [0, 255]; the output is not clamped.
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .networks import UpsampleConv
+from .networks import Padding, UpsampleConv
+from .padding import Conv2d
 
 AdainKind = Literal["compact", "reference"]
 
@@ -45,11 +46,15 @@ class CompactConfig:
     """Channels after the style encoder's first convolution."""
     hidden: int = 320
     """Units between a painting's statistics and the style vector."""
+    padding: Padding = "zeros"
+    """Around every map of the stylizer; see `networks.NetworkConfig`."""
 
     def __post_init__(self) -> None:
         for name, low, high in (("width", 4, 64), ("blocks", 1, 16), ("encoder_width", 4, 128), ("hidden", 8, 2048)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must be in {low}…{high}, got {getattr(self, name)}")
+        if self.padding not in get_args(Padding):
+            raise ValueError(f"padding must be one of {', '.join(get_args(Padding))}, got {self.padding!r}")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -93,10 +98,10 @@ def features_at_entry(convolutions: Iterable[nn.Module], picture: Tensor) -> Ten
 class ModulatedBlock(nn.Module):
     """x + adain(conv(relu(adain(conv(x))))), 3x3; nothing but x where the style is zero."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, padding: Padding) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Conv2d(channels, channels, 3, padding=1, padding_mode=padding)
+        self.conv2 = Conv2d(channels, channels, 3, padding=1, padding_mode=padding)
 
     def forward(self, x: Tensor, style: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
         """`style`: scale and shift of the first convolution, then of the second; (N, C) each."""
@@ -117,12 +122,11 @@ class CompactStylizer(nn.Module):
         super().__init__()
         self.config = config
         width, body, half = config.width, 4 * config.width, 2 * config.width
-        self.down = nn.ModuleList(
-            [nn.Conv2d(3, width, 3, stride=2, padding=1), nn.Conv2d(width, body, 3, stride=2, padding=1)]
-        )
-        self.body = nn.ModuleList(ModulatedBlock(body) for _ in range(config.blocks))
-        self.up = nn.ModuleList([UpsampleConv(body, half), UpsampleConv(half, width)])
-        self.to_rgb = nn.Conv2d(width, 3, 3, padding=1)
+        edges: dict[str, Any] = {"padding": 1, "padding_mode": config.padding}
+        self.down = nn.ModuleList([Conv2d(3, width, 3, stride=2, **edges), Conv2d(width, body, 3, stride=2, **edges)])
+        self.body = nn.ModuleList(ModulatedBlock(body, config.padding) for _ in range(config.blocks))
+        self.up = nn.ModuleList([UpsampleConv(body, half, config.padding), UpsampleConv(half, width, config.padding)])
+        self.to_rgb = Conv2d(width, 3, 3, **edges)
         self.style_sizes = (body,) * (3 + 4 * config.blocks) + (half,) * 2
         """Channels of each part of the style vector: keep, scale and shift at the entry, scale, shift, scale, shift of
         each block, keep and shift on the way up."""

@@ -21,7 +21,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .data import Picture, find_pictures, read_picture, resize_short_side, to_picture, to_tensor
 from .errors import TrainingError
@@ -36,8 +35,6 @@ EVALUATIONS = (25, 50, 100, 200, 400)
 ReferenceStart = Literal["content", "noise"]
 """What the Gatys reference begins with: the photograph, or white noise."""
 _TIMED_RUNS = 3
-BORDER = 8
-"""Pixels cut away again, since zero padding paints a frame: `realtime.stylizer`'s, which this package cannot import."""
 
 
 @dataclass(frozen=True)
@@ -240,17 +237,16 @@ def evaluate(
 
 
 def checkpoint_painter(network: torch.nn.Module) -> Callable[[Picture], Picture]:
-    """PyTorch in fp32, with the mirrored border that styles are run with; H and W must be multiples of four."""
-    return bordered(network, next(network.parameters()).device)
+    """PyTorch in fp32; H and W must be multiples of four."""
+    return painter(network, next(network.parameters()).device)
 
 
-def bordered(network: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Picture], Picture]:
+def painter(network: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Picture], Picture]:
     """The same of any function from (1, 3, H, W) to the same, in [0, 255]."""
 
     @torch.inference_mode()
     def paint(picture: Picture) -> Picture:
-        padded = functional.pad(to_tensor(picture).to(device), (BORDER,) * 4, mode="reflect")
-        return to_picture(network(padded)[:, :, BORDER:-BORDER, BORDER:-BORDER])
+        return to_picture(network(to_tensor(picture).to(device)))
 
     return paint
 

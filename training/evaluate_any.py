@@ -17,7 +17,7 @@ from .adain_losses import statistics_loss
 from .adain_reference import STATISTICS_LAYERS, AdainNetworks
 from .adain_report import encode
 from .data import Picture, resize_short_side, to_tensor
-from .evaluate import Judge, LossSettings, ReferenceStart, Score, bordered, median_score, run_reference, timed
+from .evaluate import Judge, LossSettings, ReferenceStart, Score, median_score, painter, run_reference, timed
 from .gatys_optimize import Evaluation
 from .loss_network import LossNetwork
 from .quality import StyleTarget, evaluation_picture
@@ -152,12 +152,12 @@ def evaluate_any(
 
 
 def checkpoint_like(networks: AdainNetworks, *, style_side: int) -> Callable[[Picture], Callable[[Picture], Picture]]:
-    """PyTorch in fp32 with a mirrored border. `style_side`: short side, pixels, at which paintings are looked at."""
+    """PyTorch in fp32. `style_side`: short side, pixels, at which paintings are looked at."""
     device = next(networks.stylizer.parameters()).device
 
     def like(painting: Picture) -> Callable[[Picture], Picture]:
         style = encode(networks.encoder, painting, style_side=style_side)
-        return bordered(lambda frames: networks.stylizer(frames, style), device)
+        return painter(lambda frames: networks.stylizer(frames, style), device)
 
     return like
 
