@@ -84,7 +84,9 @@ def test_the_loss_falls(make_config: MakeConfig) -> None:
     reports = run_losses(make_config(steps=30, style_weight=5.0))
     assert reports[-1].losses["total"] < 0.7 * reports[0].losses["total"]
     assert [report.step for report in reports] == list(range(1, 31))
-    assert set(reports[-1].losses) == {"content", "style", "tv", "range", "motion", "structure", "total"}
+    assert set(reports[-1].losses) == {
+        "content", "style", "tv", "range", "grid", "motion", "structure", "total",
+    }  # fmt: skip
 
 
 def test_a_network_overfits_one_picture(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -121,6 +123,18 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(make_config: Make
     train(halves, resume=True, callback=lambda p: seen.append(p.step))
     assert seen == list(range(1, 9))
     assert_same_weights(whole, halves)
+
+
+def test_a_warm_start_begins_with_the_weights_of_another_run(make_config: MakeConfig) -> None:
+    first = make_config("first")
+    run_losses(first)
+    checkpoint = first.output / "checkpoint.safetensors"
+    second = make_config("second", warm_start=checkpoint, steps=1, learning_rate=1e-9)
+    run_losses(second)
+    assert_same_pictures(first, second, levels=0.01)
+    assert load_checkpoint(second.output / "checkpoint.safetensors").metadata["training"]["warm_start"] == "first"
+    with pytest.raises(TrainingError, match=r"warm start must be a checkpoint of .*johnson.*, got .*fast"):
+        train(make_config("third", warm_start=checkpoint, tier="quality"))
 
 
 def test_samples_are_painted_every_so_often_and_at_the_end(make_config: MakeConfig) -> None:

@@ -55,6 +55,9 @@ def train(
         Path | None, typer.Option(help="Folder of clips: a second stage in which painted films learn to hold still.")
     ] = None,
     video_weight: Annotated[float | None, typer.Option(help="How much the clips count.")] = None,
+    warm_start: Annotated[
+        Path | None, typer.Option(help="Checkpoint of the same tier to begin with, of this style or another.")
+    ] = None,
     loss_network: option.LossNetwork = "vgg19", loss_weights: option.LossWeights = None, seed: option.Seed = None,
     checkpoint_every: option.CheckpointEvery = None, sample_every: option.SampleEvery = None,
     samples: option.Samples = None, precision: option.Precision = "auto", device: option.Device = "auto",
@@ -75,7 +78,7 @@ def train(
             content_weight=content_weight, style_weight=parse_style_weight(style_weight), structure=structure,
             tv_weight=tv_weight, motion_weight=motion_weight, style_size=style_size, style_scale=style_scale,
             statistics=statistics, keyframes=keyframes, keyframe_weight=keyframe_weight, videos=videos,
-            video_weight=video_weight, loss_weights=loss_weights, seed=seed,
+            video_weight=video_weight, warm_start=warm_start, loss_weights=loss_weights, seed=seed,
             checkpoint_every=checkpoint_every, sample_every=sample_every,
         ),
     )  # fmt: skip

@@ -60,6 +60,17 @@ def total_variation_loss(picture: Tensor) -> Tensor:
     return vertical + horizontal
 
 
+def grid_loss(picture: Tensor) -> Tensor:
+    """Mean square of the 4x4 pattern that repeats all over each picture, (N, 3, H, W) in [0, 255] taken as [0, 1].
+
+    What upsampling by two, twice, leaves behind (Odena et al. 2016): `quality.grid_pattern` with a gradient. H and W
+    must be multiples of four.
+    """
+    n, channels, height, width = picture.shape
+    blocks = (picture.float() / 255).reshape(n, channels, height // 4, 4, width // 4, 4).mean(dim=(2, 4))
+    return (blocks - blocks.mean(dim=(2, 3), keepdim=True)).square().mean()
+
+
 def out_of_range_loss(picture: Tensor) -> Tensor:
     """Mean squared distance to [0, 255], picture (N, 3, H, W), taken as [0, 1]: what clipping would cut off."""
     scaled = picture.float() / 255

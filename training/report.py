@@ -12,7 +12,7 @@ from .errors import TrainingError
 from .loop import Progress
 from .run_log import RunLog, write_figure
 
-CURVES = ("total", "content", "style", "tv", "range", "motion", "keyframes", "videos", "structure")
+CURVES = ("total", "content", "style", "tv", "range", "grid", "motion", "keyframes", "videos", "structure")
 _SAMPLE_SIDE = 320  # pixels, short side of a sample picture
 
 

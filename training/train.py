@@ -1,6 +1,7 @@
 """Learn one style: a transformation network trained with perceptual losses (Johnson et al. 2016).
 
-total = content_weight · content + style_weight · style + tv_weight · tv + 10 · range + motion_weight · motion
+total = content_weight · content + style_weight · style + tv_weight · tv + 10 · range + 1000 · grid
+        + motion_weight · motion
 
 with the losses of `losses.py` and the steadiness term of `motion.py`; with clips, video_weight · videos (`clips.py`)
 joins in for the last part. Each loss is relative to its target's energy,
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .balance import StyleBalance
-from .checkpoint import Checkpoint, save_checkpoint
+from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .clips import ClipBatch, ClipPairs, clip_loss
 from .data import PhotoCrops, find_pictures, read_picture, resize_short_side, to_tensor
 from .errors import TrainingError
@@ -36,9 +37,9 @@ from .loop import (
     training_process,
 )
 from .loss_network import CONTENT_LAYER, STYLE_LAYERS, LossNetwork, load_loss_network
-from .losses import content_loss, out_of_range_loss, total_variation_loss
+from .losses import content_loss, grid_loss, out_of_range_loss, total_variation_loss
 from .motion import Motion, MotionRange, disturb, motion_loss, random_motion
-from .networks import NetworkConfig, build_network
+from .networks import NetworkConfig, TransformationNetwork, build_network
 from .quality import structure_kept_of_batch
 from .state import check_no_run, load_state, save_state
 from .style_targets import LayerTarget, layer_target
@@ -51,6 +52,9 @@ VIDEO_STAGE = 0.6
 _RANGE_WEIGHT = 10.0
 """Holds the answer in 0…255. Without it the deeper network of the quality tier found that values far outside please the
 loss network, and strong edges came out as streaks of pure cyan and orange."""
+_GRID_WEIGHT = 1000.0
+"""A pattern of 2/255 then counts as much as a tenth of a good total. The steadiness term takes it away as well, but at
+weights that cost the painting more."""
 _LARGEST_GRADIENT = 10.0
 """Rare steps of the deep style layers are a hundred times the usual size and would undo the training so far."""
 _MIN_STYLE_SIDE = 64  # pixels; a smaller painting has no texture at relu5_1, one sixteenth of the size
@@ -143,9 +147,23 @@ class _Targets:
 
 def _start(config: TrainConfig, device: torch.device) -> _Run:
     network = build_network(NetworkConfig.for_tier(config.tier))
+    if config.warm_start is not None:
+        begin_with(network, config.warm_start)
     network = network.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
     return _Run(network, optimizer, StyleBalance(config.structure, config.content_weight, config.style_weight))
+
+
+def begin_with(network: TransformationNetwork, checkpoint: Path) -> None:
+    """Take over the weights of a checkpoint.
+
+    Raises:
+        TrainingError: it is missing, damaged or another network's.
+    """
+    earlier = load_checkpoint(checkpoint)
+    if earlier.config != network.config:
+        raise TrainingError(f"warm start must be a checkpoint of {network.config}, got {earlier.config}: {checkpoint}")
+    network.load_state_dict(earlier.build().state_dict())
 
 
 def _step(
@@ -175,6 +193,7 @@ def _step(
         "style": style_weight,
         "tv": config.tv_weight,
         "range": _RANGE_WEIGHT,
+        "grid": _GRID_WEIGHT,
         "motion": config.motion_weight,
         "keyframes": config.keyframe_weight,
         "videos": config.video_weight,
@@ -247,6 +266,7 @@ def _terms(photos: Tensor, painted: Tensor, inputs: _Inputs, targets: _Targets, 
         "style": torch.stack([target.loss(features[name], None) for name, target in targets.style.items()]).sum(),
         "tv": total_variation_loss(stylized),
         "range": out_of_range_loss(stylized),
+        "grid": grid_loss(stylized),
     }
     if inputs.motion is not None:
         terms["motion"] = motion_loss(stylized[: len(disturbed)], disturbed, inputs.motion)
@@ -280,6 +300,7 @@ def _save(run: _Run, config: TrainConfig, losses: Mapping[str, float]) -> None:
             **_settings(config),
             "content_layer": CONTENT_LAYER,
             "style_layers": list(STYLE_LAYERS),
+            "warm_start": config.warm_start.parent.name if config.warm_start else "",
             "loss_network": config.loss_weights.name if config.loss_weights else config.loss_network,
             "final_style_weight": run.balance.weight,
         },

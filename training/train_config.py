@@ -65,6 +65,9 @@ class TrainConfig:
     videos: Path | None = None
     """Folder of clips: a second stage that makes painted frames agree along their motion; see `clips`."""
     video_weight: float = 60.0
+    warm_start: Path | None = None
+    """Checkpoint of the same tier to begin with instead of random weights: any style's, to save steps, or this one's,
+    to go on with other settings."""
     seed: int = 0
     checkpoint_every: int = 250
     sample_every: int = 500
