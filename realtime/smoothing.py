@@ -233,7 +233,7 @@ def _motion(estimate: FlowEstimator, new: Picture, last: Picture) -> _Motion:
     still = _change(new, last)
     stays = (still <= change + 1.0) & (_squared_length(flow) < STILL**2)
     flow[stays] = 0.0
-    change = np.where(stays, still, change)
+    change = np.where(stays, still, change).astype(np.uint8)
     change[(missed > allowed) & ~stays] = 255
     # The largest of the neighbours: the edge of a moving thing is wider than the pixels that differ.
     still = cv2.erode(stays.view(np.uint8), _NEIGHBOURS)

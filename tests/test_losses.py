@@ -49,6 +49,16 @@ def test_style_distance_sums_the_layers_of_the_target(features) -> None:
     torch.testing.assert_close(both, 2 * one)
 
 
+def test_grid_loss_is_the_square_of_the_grid_pattern() -> None:
+    rng = np.random.default_rng(0)
+    pattern = rng.normal(0, 3, (4, 4))
+    picture = rng.uniform(60, 190, (64, 96, 1)).repeat(3, axis=2) + np.tile(pattern, (16, 24))[..., None]
+    x = torch.from_numpy(np.float32(picture)).permute(2, 0, 1)[None]
+    blocks = picture[..., 0].reshape(16, 4, 24, 4).mean(axis=(0, 2))
+    np.testing.assert_allclose(losses.grid_loss(x), blocks.var() / 255**2, rtol=RTOL)
+    assert losses.grid_loss(torch.full((2, 3, 8, 8), 77.0)) == 0
+
+
 def test_total_variation_is_the_mean_squared_step_of_neighbours() -> None:
     picture = np.random.default_rng(1).uniform(0, 255, (1, 3, 8, 6)).astype(np.float32)
     unit = picture / 255

@@ -37,7 +37,7 @@ class _Pad(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         margin = ctx.margin
         gradient = gradient.clone(memory_format=torch.channels_last)
         for dim in (3, 2):

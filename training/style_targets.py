@@ -114,7 +114,7 @@ class _Moments(torch.autograd.Function):
         return mean, covariance
 
     @staticmethod
-    def backward(ctx: Any, of_mean: Tensor, of_covariance: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, of_mean: Tensor, of_covariance: Tensor) -> Tensor:
         features, mean = ctx.saved_tensors
         wide = _widened(_positions(features))
         slope = (of_covariance + of_covariance.mT) / wide.shape[1]
