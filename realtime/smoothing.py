@@ -233,11 +233,11 @@ def _motion(estimate: FlowEstimator, new: Picture, last: Picture) -> _Motion:
     still = _change(new, last)
     stays = (still <= change + 1.0) & (_squared_length(flow) < STILL**2)
     flow[stays] = 0.0
-    change = np.where(stays, still, change).astype(np.uint8)
+    change = np.where(stays, still, change)
     change[(missed > allowed) & ~stays] = 255
     # The largest of the neighbours: the edge of a moving thing is wider than the pixels that differ.
-    still = cv2.erode(stays.view(np.uint8), _NEIGHBOURS)
-    return _Motion(flow, np.asarray(cv2.dilate(change, _NEIGHBOURS), np.uint8), np.asarray(still, np.uint8))
+    changed, unmoved = cv2.dilate(change, _NEIGHBOURS), cv2.erode(stays.view(np.uint8), _NEIGHBOURS)
+    return _Motion(flow, np.asarray(changed, np.uint8), np.asarray(unmoved, np.uint8))
 
 
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
