@@ -277,7 +277,7 @@ def test_two_stylizers_in_one_process(backend: Backend, precision: Precision) ->
         for name in ("mosaic", "udnie")
     ]
     for engine in engines:
-        engine.warmup(88, 112)
+        engine.warmup(72, 96)
 
     def film(engine: Engine) -> list[np.ndarray]:
         stylizer = Stylizer(engine, smooth=0.5)
