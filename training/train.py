@@ -64,7 +64,7 @@ _MIN_STYLE_SIDE = 64  # pixels; a smaller painting has no texture at relu5_1, on
 class _Run:
     """What changes from step to step; what `state.pt` holds."""
 
-    network: nn.Module
+    network: TransformationNetwork
     optimizer: torch.optim.Optimizer
     balance: StyleBalance
     step: int = 0
@@ -98,8 +98,11 @@ def train(
         run = _start(config, process.device)
         if resume:
             _load_state(run, config)
-        elif process.rank == 0:
-            check_no_run(config.output)
+        else:
+            if process.rank == 0:
+                check_no_run(config.output)
+            if config.warm_start is not None:
+                begin_with(run.network, config.warm_start)
         network = process.parallel(run.network)
         hooks = StepHooks(
             config, process, start=run.step, callback=callback,
@@ -147,8 +150,6 @@ class _Targets:
 
 def _start(config: TrainConfig, device: torch.device) -> _Run:
     network = build_network(NetworkConfig.for_tier(config.tier))
-    if config.warm_start is not None:
-        begin_with(network, config.warm_start)
     network = network.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
     return _Run(network, optimizer, StyleBalance(config.structure, config.content_weight, config.style_weight))
@@ -161,8 +162,9 @@ def begin_with(network: TransformationNetwork, checkpoint: Path) -> None:
         TrainingError: it is missing, damaged or another network's.
     """
     earlier = load_checkpoint(checkpoint)
-    if earlier.config != network.config:
-        raise TrainingError(f"warm start must be a checkpoint of {network.config}, got {earlier.config}: {checkpoint}")
+    wanted = network.config
+    if earlier.config != wanted:
+        raise TrainingError(f"warm start must be a checkpoint of {wanted}, got {earlier.config}: {checkpoint}")
     network.load_state_dict(earlier.build().state_dict())
 
 
