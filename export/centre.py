@@ -26,7 +26,7 @@ def norm_input_moments(network: "TransformationNetwork", photographs: Sequence[P
     """What reaches each normalisation, in the order in which they run, over all photographs."""
     import torch
 
-    from ..training.networks import InstanceNorm
+    from ..training.instance_norm import InstanceNorm
 
     sums: dict[int, Any] = {}
 

@@ -114,15 +114,6 @@ class StyleShelf:
             self._vectors[name] = known
         return self._vectors[name]
 
-    def is_painting(self, name: str) -> bool:
-        """Whether a style was made of a painting and so can be mixed with others."""
-        try:
-            path = next(iter(installed_styles()[name].values())) if name in installed_styles() else None
-            artifact = self._artifact(path) if path is not None else self._extra
-        except ArtifactError:
-            return False
-        return artifact is not None and artifact.metadata.name == name and self._vector_in(artifact) is not None
-
     def _vector_in(self, artifact: Artifact) -> Vector | None:
         if "style_vector" not in artifact.metadata.training:
             return None

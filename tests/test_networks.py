@@ -6,6 +6,7 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 
 from impasto.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
 from impasto.training.errors import TrainingError  # noqa: E402
+from impasto.training.instance_norm import InstanceNorm  # noqa: E402
 from impasto.training.networks import NetworkConfig, UpsampleConv, build_network, for_export  # noqa: E402
 from impasto.training.padding import Conv2d  # noqa: E402
 
@@ -84,6 +85,31 @@ def test_padding_while_training_is_that_of_pytorch(mode: str, margin: int, layou
         gradients += [x.grad, layer.weight.grad, layer.bias.grad]
     torch.testing.assert_close(answers[0], answers[1])
     torch.testing.assert_close(gradients[:3], gradients[3:])
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize(("dtype", "channels"), [(torch.float32, 16), (torch.bfloat16, 16), (torch.bfloat16, 64)])
+def test_normalisation_while_training_is_that_of_pytorch(
+    dtype: torch.dtype, channels: int, layout: torch.memory_format
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    norm = InstanceNorm(channels)
+    torch.nn.init.normal_(norm.weight, 1, 0.3, generator=generator)
+    torch.nn.init.normal_(norm.bias, generator=generator)
+    x = (torch.randn(2, channels, 24, 28, generator=generator) * 3 + 2).to(dtype).to(memory_format=layout)
+    slope = torch.randn(x.shape, generator=generator).to(dtype)
+    answer = norm(x.requires_grad_())
+    answer.backward(slope)
+    exact, weight, bias = (t.detach().double().requires_grad_() for t in (x, norm.weight, norm.bias))
+    wanted = torch.nn.functional.instance_norm(exact, weight=weight, bias=bias, eps=norm.eps)
+    wanted.backward(slope.double())
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    pairs = [(answer, wanted), (x.grad, exact.grad), (norm.weight.grad, weight.grad), (norm.bias.grad, bias.grad)]
+    for ours, theirs in pairs:
+        assert ours is not None
+        assert theirs is not None
+        assert (ours - theirs).norm() < tolerance * theirs.norm()
+    assert answer.dtype == dtype
 
 
 def test_a_brighter_and_flatter_copy_of_a_picture_gets_nearly_the_same_answer() -> None:

@@ -188,7 +188,7 @@ def test_two_processes_equal_one(make_config: MakeConfig) -> None:
     run_losses(one)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     subprocess.run(torchrun + _train_command(two)[1:], check=True, capture_output=True, timeout=120)
-    assert_same_pictures(one, two, levels=1.0)  # averaging wrongly gives 8
+    assert_same_pictures(one, two, levels=3.0)  # gradients that are not averaged give 27
     assert load_checkpoint(two.output / "checkpoint.safetensors").metadata["losses"] == pytest.approx(
         load_checkpoint(one.output / "checkpoint.safetensors").metadata["losses"], rel=0.01
     )

@@ -31,10 +31,10 @@ from .adain_reference import ENCODER_LAYER, STATISTICS_LAYERS, AdainNetworks, Re
 from .balance import StyleBalance
 from .checkpoint import load_checkpoint
 from .errors import TrainingError
+from .instance_norm import InstanceNorm
 from .loss_network import CONTENT_LAYER, STYLE_LAYERS, LossNetwork
 from .losses import content_loss, gram_matrix, total_variation_loss
 from .motion import Motion, MotionRange, disturb, motion_loss, random_motion
-from .networks import InstanceNorm
 from .quality import structure_kept_of_batch
 
 Terms = dict[str, Tensor]

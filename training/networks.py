@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .instance_norm import InstanceNorm
 from .padding import Conv2d
 
 Tier = Literal["fast", "quality"]
@@ -68,22 +69,6 @@ class NetworkConfig:
 def build_network(config: NetworkConfig) -> "TransformationNetwork":
     """A network with fresh random weights."""
     return FastNetwork(config) if config.architecture == "fast" else JohnsonNetwork(config)
-
-
-class InstanceNorm(nn.Module):
-    """y = (x - mean) / sqrt(var + eps) * weight + bias, statistics per picture and channel (Ulyanov et al. 2016)."""
-
-    eps = 1e-5
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        normalised = functional.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
-        # The function answers in NCHW whatever it is given; ReLU's gradient across two layouts is thirty times slower.
-        return normalised.contiguous(memory_format=torch.channels_last) if self.training else normalised
 
 
 class ResidualBlock(nn.Module):
