@@ -186,15 +186,26 @@ def test_two_processes_equal_one(make_config: MakeConfig) -> None:
     # Each process moves its own pictures at random, so the steadiness term is left out here.
     one, two = (make_config(run, batch_size=4, steps=4, motion_weight=0.0, style_weight=2.0) for run in ("one", "two"))
     run_losses(one)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run(torchrun + _train_command(two)[1:], check=True, capture_output=True, timeout=120)
+    _torchrun(_train_command(two))
     assert_same_pictures(one, two, levels=3.0)  # gradients that are not averaged give 27
     assert load_checkpoint(two.output / "checkpoint.safetensors").metadata["losses"] == pytest.approx(
         load_checkpoint(one.output / "checkpoint.safetensors").metadata["losses"], rel=0.01
     )
 
 
-def _train_command(config: TrainConfig) -> list[str]:
+def test_processes_end_together_though_one_alone_is_told(make_config: MakeConfig) -> None:
+    config = make_config(batch_size=4, steps=50, motion_weight=0.0)
+    third = "lambda asked=[]: asked.append(1) or os.environ['RANK'] == '1' and len(asked) > 3"
+    _torchrun(_train_command(config, should_stop=third))
+    assert load_checkpoint(config.output / "checkpoint.safetensors").metadata["step"] == 3
+
+
+def _torchrun(command: list[str]) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run(torchrun + command[1:], check=True, capture_output=True, timeout=120)
+
+
+def _train_command(config: TrainConfig, *, should_stop: str = "lambda: False") -> list[str]:
     """A child process that trains and prints each step."""
     script = config.photos.parent / f"train_{config.output.name}.py"
     fields = {name: getattr(config, name) for name in config.__dataclass_fields__ if name != "style"}
@@ -203,9 +214,10 @@ def _train_command(config: TrainConfig) -> list[str]:
         for name, value in fields.items()
     )
     script.write_text(
+        "import os\n"
         "from pathlib import Path\n"
         "from impasto.training import TrainConfig, train_style as train\n"
-        f"train(TrainConfig({arguments}), callback=lambda p: print(p.step, flush=True))\n"
+        f"train(TrainConfig({arguments}), callback=lambda p: print(p.step, flush=True), should_stop={should_stop})\n"
     )
     return [sys.executable, str(script)]
 

@@ -1,5 +1,6 @@
 """What the commands that train and judge share. Light to import."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -67,7 +68,9 @@ def run_training(
         log: called after every step.
         next_command: what to do with the checkpoint.
     """
-    stopping = "stopping after this step; Ctrl-C again stops at once"
+    first = os.environ.get("RANK", "0") == "0"  # of those that torchrun started; the others have nothing to add
+    quiet = quiet or not first
+    stopping = "stopping after this step; Ctrl-C again stops at once" if first else ""
     with stop_on_interrupt(stopping) as stop, _progress_display(name, steps, quiet=quiet) as show:
 
         def on_step(progress: "Progress") -> None:
@@ -76,7 +79,8 @@ def run_training(
 
         checkpoint = learn(callback=on_step, should_stop=stop.is_set)
     if stop.is_set():
-        print(f"stopped; the same command with --resume goes on from {checkpoint}", file=sys.stderr)
+        if first:
+            print(f"stopped; the same command with --resume goes on from {checkpoint}", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED)
     if not quiet:
         print(f"{checkpoint}: done; next: {next_command(checkpoint)}")

@@ -10,12 +10,13 @@ from types import FrameType
 
 @contextmanager
 def stop_on_interrupt(said: str) -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets, saying `said`; from then on Ctrl-C is Python's again."""
+    """An event that the first Ctrl-C sets, saying `said` unless it is empty; from then on Ctrl-C is Python's again."""
     stop = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print(f"\n{said}", file=sys.stderr)
+        if said:
+            print(f"\n{said}", file=sys.stderr)
         stop.set()
 
     before = signal.signal(signal.SIGINT, on_signal)

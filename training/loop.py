@@ -61,6 +61,14 @@ class Process:
         """The model, with gradients that are averaged over all processes."""
         return model if self.world == 1 else DistributedDataParallel(model)
 
+    def any(self, said: bool) -> bool:
+        """Whether one of the processes says so: each is asked at the same step, since one alone cannot end."""
+        if self.world == 1:
+            return said
+        votes = torch.tensor(float(said), device=self.device)
+        dist.all_reduce(votes)
+        return votes.item() > 0
+
     def autocast(self) -> torch.autocast:
         """For the networks' answers; losses are computed in fp32."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)

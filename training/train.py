@@ -109,7 +109,7 @@ def train(
             save=partial(_save, run, config), sample=sample and partial(sample, run.network),
         )  # fmt: skip
         for batch in photos.batches(run.step):
-            if run.step >= config.steps or should_stop():
+            if run.step >= config.steps or process.any(should_stop()):
                 break
             losses = _step(run, network, process.share(batch), targets, config, process)
             run.step += 1

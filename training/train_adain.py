@@ -78,7 +78,7 @@ def train_adain(
             save=partial(_save, run, config), sample=sample and partial(sample, objective.networks),
         )  # fmt: skip
         for photo_batch, painting_batch in zip(photos.batches(run.step), paintings.batches(run.step), strict=False):
-            if run.step >= config.steps or should_stop():
+            if run.step >= config.steps or process.any(should_stop()):
                 break
             styles = process.share(_recoloured(painting_batch, config.seed, run.step))
             losses = _step(run, model, process.share(photo_batch), styles, config, process)
