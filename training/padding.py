@@ -43,14 +43,14 @@ class _Pad(torch.autograd.Function):
         margin, mirror = ctx.margin, ctx.mirror
         height, width = gradient.shape[2:]
         inner = gradient[:, :, margin:-margin, margin:-margin].contiguous(memory_format=torch.channels_last)
+        for outside, inside in _pairs(width, margin, mirror):
+            inner.select(3, inside - margin).add_(gradient.select(3, outside)[:, :, margin:-margin])
         for outside, inside in _pairs(height, margin, mirror):
             row = gradient.select(2, outside)
             folded = row[:, :, margin:-margin].clone()
             for corner, column in _pairs(width, margin, mirror):
                 folded.select(2, column - margin).add_(row.select(2, corner))
             inner.select(2, inside - margin).add_(folded)
-        for outside, inside in _pairs(width, margin, mirror):
-            inner.select(3, inside - margin).add_(gradient.select(3, outside)[:, :, margin:-margin])
         return inner, None, None
 
 
