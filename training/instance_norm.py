@@ -50,7 +50,7 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, mean, inverse = ctx.saved_tensors
         n, c, h, w = x.shape
-        maps, slopes = _positions(x), _positions(gradient)
+        maps, slopes = positions(x), positions(gradient)
         # Sums over all positions as products, which the matrix unit adds up in float32.
         ones = torch.ones(n, 1, h * w, dtype=slopes.dtype)
         of_bias = (ones @ slopes)[:, 0].float()
@@ -65,7 +65,7 @@ class _Normalise(torch.autograd.Function):
         return out.reshape(n, h, w, c).permute(0, 3, 1, 2), of_weight.sum(0), of_bias.sum(0), None
 
 
-def _positions(x: Tensor) -> Tensor:
+def positions(x: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, H·W, C); a view of maps that are stored channels last."""
     n, c, h, w = x.shape
     return x.permute(0, 2, 3, 1).reshape(n, h * w, c)

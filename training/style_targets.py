@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .gatys_config import Statistics
+from .instance_norm import positions
 from .losses import gram_matrix, style_loss
 
 
@@ -107,7 +108,7 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> tuple[Tensor, Tensor]:
-        wide = _widened(_positions(features))
+        wide = _widened(positions(features))
         mean = wide.mean(dim=1)
         covariance = wide.mT @ wide / wide.shape[1] - mean[:, :, None] * mean[:, None, :]
         ctx.save_for_backward(features, mean)
@@ -116,18 +117,12 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, of_mean: Tensor, of_covariance: Tensor) -> Tensor:
         features, mean = ctx.saved_tensors
-        wide = _widened(_positions(features))
+        wide = _widened(positions(features))
         slope = (of_covariance + of_covariance.mT) / wide.shape[1]
         constant = of_mean[:, None] / wide.shape[1] - mean[:, None] @ slope
         gradient = torch.baddbmm(constant, wide, slope).to(features.dtype)
         n, c, h, w = features.shape
         return gradient.reshape(n, h, w, c).permute(0, 3, 1, 2)
-
-
-def _positions(features: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, H·W, C); a view of features that are stored channels last."""
-    n, c, h, w = features.shape
-    return features.permute(0, 2, 3, 1).reshape(n, h * w, c)
 
 
 def _widened(features: Tensor) -> Tensor:
