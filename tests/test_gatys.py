@@ -352,17 +352,18 @@ def test_lbfgs_is_below_adam_at_equal_evaluations(real):
 
 
 def test_coarse_to_fine_is_lower_in_the_same_time(real, shared_data):
-    """Time counted in evaluations of a pixel, and a tenth more of it for the single scale. Measured here 0.59; at
-    1024 px by the clock 0.52 and 0.23 (tests/benchmarks/gatys.py)."""
+    """Time counted in evaluations of a pixel, and a tenth more of it for the single scale. Measured here 0.62 to 0.80:
+    one to three threads, and noise of one grey level; with 15 iterations it was 0.48 to 1.10. At 1024 px by the clock
+    0.52 and 0.23 (tests/benchmarks/gatys.py)."""
     _, painting, network = real
     photo = resize_short_side(read_picture(shared_data / "photos" / "validation" / "coco_0131.jpg"), 288)
-    config = GatysConfig(size=384, min_size=136, iterations=15)
+    config = GatysConfig(size=384, min_size=136, iterations=25)
     areas = [height * width for height, width in scale_sizes(*photo.shape[:2], 136, 384)]
-    same_time = round(1.1 * 15 * sum(areas) / areas[-1])
+    same_time = round(1.1 * config.iterations * sum(areas) / areas[-1])
     fine = paint(photo, [StyleImage(painting)], network, config)
     single = paint(photo, [StyleImage(painting)], network, replace(config, min_size=384, iterations=same_time))
     assert len(fine.curves) == 4
-    assert fine.losses["total"] < 0.85 * single.losses["total"]
+    assert fine.losses["total"] < 0.9 * single.losses["total"]
 
 
 def test_more_style_layers_lower_the_total_style_distance(real):
