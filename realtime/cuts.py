@@ -2,7 +2,8 @@
 
 A cut changes both what is where and the palette. A flash changes brightness but leaves edges where they were; a pan
 moves edges but keeps the palette. So a cut is where both are lost: structure, compared after undoing any monotone
-change of brightness and the best global shift, and the histogram of hue and saturation.
+change of brightness and the best global shift, and the histogram of hue and saturation; in films without colours,
+grey or toned, the histogram of grey levels stands for it.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,12 @@ none; of 14 real clips, also at a third of their frame rate, only the real cuts.
 BLANK = 3.0
 """Standard deviation of grey levels below which a picture (white flash, black pause) is no shot of its own."""
 
+LEVELS_KEPT = 0.75
+"""As `PALETTE_KEPT`, for films without colours. Measured: 92 % of 500 pairs of unrelated photographs in grey, 79 % in
+sepia (96 % in colour), are cuts; of 200 pans by 20 % of the width a frame none, of 30 % every tenth (every 33rd)."""
+TONED = 4.0
+"""Standard deviation, of 255, of the differences of channels among pixels of one grey level: below it, no colours."""
+
 _HEIGHT, _WIDTH = 54, 96
 _FARTHEST_SHIFT = 0.6  # of a side; the rest would overlap too little to compare
 
@@ -33,6 +40,10 @@ class _Thumbnail:
     """(54, 96)."""
     palette: _Plane
     """Histogram of hue and saturation, sum 1."""
+    levels: _Plane
+    """Histogram of grey levels, sum 1."""
+    toned: bool
+    """All colours follow from the grey level: grey, sepia and the like."""
 
     @property
     def blank(self) -> bool:
@@ -62,15 +73,33 @@ class CutDetector:
 def _thumbnail(picture: Picture) -> _Thumbnail:
     import cv2
 
-    small = cv2.resize(picture, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA)
-    palette = cv2.calcHist([cv2.cvtColor(small, cv2.COLOR_RGB2HSV)], [0, 1], None, [12, 6], [0, 180, 0, 256])
+    small = np.asarray(cv2.resize(picture, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA), np.uint8)
     grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
-    return _Thumbnail(grey, np.asarray(palette / palette.sum(), np.float32))
+    palette = cv2.calcHist([cv2.cvtColor(small, cv2.COLOR_RGB2HSV)], [0, 1], None, [12, 6], [0, 180, 0, 256])
+    levels = cv2.calcHist([grey], [0], None, [32], [0, 256])
+    palette, levels = (np.asarray(counts / (_HEIGHT * _WIDTH), np.float32) for counts in (palette, levels))
+    return _Thumbnail(grey, palette, levels, _is_toned(small, grey))
+
+
+def _is_toned(picture: Picture, grey: npt.NDArray[np.uint8]) -> bool:
+    """Whether pixels of one grey level are of one colour, but for noise."""
+    bins = grey.ravel() >> 3
+    pixels = np.maximum(np.bincount(bins, minlength=32), 1)
+    red, green, blue = (channel.ravel() for channel in np.moveaxis(picture.astype(np.float32), -1, 0))
+    for difference in (red - green, green - blue):
+        mean = np.bincount(bins, difference, minlength=32) / pixels
+        if (difference - mean[bins]).std() > TONED:
+            return False
+    return True
 
 
 def _differ(first: _Thumbnail, second: _Thumbnail) -> bool:
     # The palette first: it is cheap, and kept in almost every frame.
-    if float(np.minimum(first.palette, second.palette).sum()) >= PALETTE_KEPT:
+    if first.toned and second.toned:
+        kept = float(np.minimum(first.levels, second.levels).sum()) >= LEVELS_KEPT
+    else:
+        kept = float(np.minimum(first.palette, second.palette).sum()) >= PALETTE_KEPT
+    if kept:
         return False
     return _structure_kept(first.grey, second.grey) < STRUCTURE_KEPT
 

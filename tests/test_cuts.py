@@ -36,20 +36,30 @@ def noisy(picture: np.ndarray, seed: int) -> np.ndarray:
     return np.clip(picture + noise, 0, 255).astype(np.uint8)
 
 
+def toned(picture: np.ndarray, tone: str) -> np.ndarray:
+    """In colour, grey, or sepia."""
+    if tone == "color":
+        return picture
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., np.newaxis]
+    return np.uint8(np.clip(grey * np.array([1.3, 1.15, 0.9] if tone == "sepia" else [1.0] * 3), 0, 255))
+
+
 def cuts(frames: list[np.ndarray]) -> list[int]:
     detect = CutDetector()
     return [number for number, frame in enumerate(frames) if detect(frame)]
 
 
+@pytest.mark.parametrize("tone", ["color", "grey", "sepia"])
 @pytest.mark.parametrize("seed", range(0, 20, 2))
-def test_hard_cut_is_found_once(seed: int) -> None:
-    a, b = window(scene(seed), 0), window(scene(seed + 1), 0)
+def test_hard_cut_is_found_once(seed: int, tone: str) -> None:
+    a, b = (toned(window(scene(number), 0), tone) for number in (seed, seed + 1))
     assert cuts([noisy(picture, n) for n, picture in enumerate([a] * 4 + [b] * 4)]) == [4]
 
 
+@pytest.mark.parametrize("tone", ["color", "grey", "sepia"])
 @pytest.mark.parametrize("gain", [0.3, 1.6, 2.5, 4.0])
-def test_flash_is_no_cut(gain: float) -> None:
-    still = window(scene(1), 0)
+def test_flash_is_no_cut(gain: float, tone: str) -> None:
+    still = toned(window(scene(1), 0), tone)
     flash = np.clip(still * gain + 20 * (gain - 1), 0, 255).astype(np.uint8)
     assert cuts([still, still, flash, still, flash, flash, still]) == []
 
@@ -60,10 +70,11 @@ def test_white_flash_is_no_cut_but_a_cut_behind_it_is() -> None:
     assert cuts([a, white, b, b]) == [2]
 
 
+@pytest.mark.parametrize("tone", ["color", "grey", "sepia"])
 @pytest.mark.parametrize("pixels_a_frame", [5, 48, 96])
-def test_pan_is_no_cut(pixels_a_frame: int) -> None:
+def test_pan_is_no_cut(pixels_a_frame: int, tone: str) -> None:
     """Up to a fifth of the picture's width a frame, beginning and ending at once."""
-    wide = scene(4)
+    wide = toned(scene(4), tone)
     steps = 480 // pixels_a_frame
     assert cuts([window(wide, n * pixels_a_frame) for n in range(steps)] + [window(wide, 480)] * 2) == []
 
@@ -81,15 +92,16 @@ def test_reset_forgets_the_shot() -> None:
     assert not detect(window(scene(7), 0))
 
 
-def test_real_clips(shared_data: Path) -> None:
-    assert real_cuts(shared_data / "videos" / "hard-cuts-720p.mp4") == [75, 150]
+@pytest.mark.parametrize("tone", ["color", "grey", "sepia"])
+def test_real_clips(shared_data: Path, tone: str) -> None:
+    assert real_cuts(shared_data / "videos" / "hard-cuts-720p.mp4", tone) == [75, 150]
     for name in ("cups-shuffle-720p.mp4", "dashcam-mjpeg.avi", "kitten-vfr.mp4"):
-        assert real_cuts(shared_data / "videos" / name) == [], name
+        assert real_cuts(shared_data / "videos" / name, tone) == [], name
 
 
-def real_cuts(path: Path) -> list[int]:
+def real_cuts(path: Path, tone: str) -> list[int]:
     detect = CutDetector()
     with av.open(str(path)) as file:
         file.streams.video[0].thread_type = "AUTO"
         frames = (frame.to_ndarray(format="rgb24", width=320, height=180) for frame in file.decode(video=0))
-        return [number for number, frame in enumerate(frames) if detect(frame)]
+        return [number for number, frame in enumerate(frames) if detect(toned(frame, tone))]
