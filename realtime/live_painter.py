@@ -131,6 +131,8 @@ class Painter:
         if self._stylizer is not None and seconds > 0 and self._look is not None and self._look.style != look.style:
             self._leaving = (self._stylizer, time.monotonic(), seconds)
             self._leaving_vector = self._vector
+        else:
+            self._smoother.reset()  # or the last picture of another look would fade out slowly
         self._look, self._stylizer = look, Stylizer(look.engine)
 
     def original(self, frame: Frame) -> Picture:

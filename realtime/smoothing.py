@@ -274,11 +274,12 @@ class _Blender:
         height, width = first.shape[:2]
         self.shape = first.shape
         self._rows = min(height, max(8, BAND_BYTES // (width * _BAND_BYTES_A_PIXEL)))
-        band = (self._rows, width)
-        self._where = np.empty((height, width, 2), np.float32)
+        band = (self._rows + 2 * _HALO, width)
+        self._flow = np.empty((height, width, 2), np.float32)
         self._kept = np.empty((height, width), np.float32)
+        self._where, self._between = (np.empty((*band, 2), np.float32) for _ in range(2))
         self._fresh = np.empty(band, np.float32)
-        self._moved, self._painted = (np.empty((*band, 4), np.float32) for _ in range(2))
+        self._moved, self._other = (np.empty((*band, 4), np.float32) for _ in range(2))
         self._bytes = np.empty((*band, 4), np.uint8)
         self._last, self._next = (np.empty((height, width, 4), np.float32) for _ in range(2))
         self.keep(first)
@@ -295,7 +296,7 @@ class _Blender:
         height, width, _ = self.shape
         small_height, small_width = motion.change.shape
         scale = np.array([width / small_width, height / small_height], np.float32)
-        cv2.resize(motion.flow * scale, (width, height), dst=self._where, interpolation=cv2.INTER_LINEAR)
+        cv2.resize(motion.flow * scale, (width, height), dst=self._flow, interpolation=cv2.INTER_LINEAR)
         weights = _kept(motion, amount) * np.float32(_WEIGHT_SCALE)
         cv2.resize(weights, (width, height), dst=self._kept, interpolation=cv2.INTER_LINEAR)
         smoothed = np.empty(self.shape, np.uint8)
@@ -307,18 +308,43 @@ class _Blender:
     def _blend(self, rows: slice, painted: Picture, smoothed: Picture) -> None:
         import cv2
 
-        where, kept, blended = self._where[rows], self._kept[rows], self._next[rows]
-        fresh, moved, new, eight = (
-            buffer[: len(kept)] for buffer in (self._fresh, self._moved, self._painted, self._bytes)
-        )
-        cv2.add(where, pixel_grid(*self.shape[:2])[rows], dst=where)
+        kept, blended = self._kept[rows], self._next[rows]
+        fresh, new, eight = (buffer[: len(kept)] for buffer in (self._fresh, self._other, self._bytes))
+        moved = self._carried(rows)
         np.subtract(np.float32(_WEIGHT_SCALE), kept, out=fresh)
-        cv2.remap(self._last, where, None, cv2.INTER_LINEAR, dst=moved, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
         self._load(painted[rows], new)
         cv2.blendLinear(moved, new, kept, fresh, dst=blended)
-        # Rounds; the values lie in 0…255 already.
+        # Rounds; the values lie in 0…255 but for a hair beside strong edges.
         cv2.convertScaleAbs(blended, dst=eight)
         cv2.cvtColor(eight, cv2.COLOR_RGBA2RGB, dst=smoothed[rows])
+
+    def _carried(self, rows: slice) -> _Painting:
+        """These rows of the last picture, moved along: (rows, W, 4), until the next call.
+
+        Taking the mean of neighbours, as bilinear sampling does between pixels, softens a little; done again in every
+        frame it smears. Half way between two pixels their second difference is as much too small as a sharpening by
+        [-1, 10, -1] / 8 gives back, elsewhere 4·f·(1 - f) of it, f being the way from one to the other; for no
+        frequency is the product above 1, so nothing grows from frame to frame. Far less work than bicubic sampling.
+        """
+        import cv2
+
+        height, width, _ = self.shape
+        top, bottom = max(0, rows.start - _HALO), min(height, rows.stop + _HALO)
+        count = bottom - top
+        flow, where, between = self._flow[top:bottom], self._where[:count], self._between[:count]
+        moved, other = self._moved[:count], self._other[:count]
+        cv2.add(flow, pixel_grid(height, width)[top:bottom], dst=where)
+        cv2.remap(self._last, where, None, cv2.INTER_LINEAR, dst=moved, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+        np.rint(flow, out=between)
+        cv2.absdiff(flow, between, dst=between)
+        for axis, kernel in enumerate(_SHARPER):
+            way = np.asarray(cv2.extractChannel(between, axis), np.float32)
+            share = np.float32(4 * _WEIGHT_SCALE) * way * (1 - way)
+            if cv2.minMaxLoc(share)[1] < _LEAST_BETWEEN * _WEIGHT_SCALE:
+                continue  # at rest, or by whole pixels
+            cv2.filter2D(moved, -1, kernel, dst=other, borderType=cv2.BORDER_REPLICATE)
+            cv2.blendLinear(other, moved, share, np.float32(_WEIGHT_SCALE) - share, dst=moved)
+        return moved[rows.start - top : rows.stop - top]
 
     def _bands(self) -> Iterator[tuple[int, int]]:
         """First row and number of rows."""
@@ -335,7 +361,13 @@ class _Blender:
 
 BAND_BYTES = 1 << 18
 """Of all buffers of a band, small enough for any core's own cache: 6.9 ms on one core at 720p, 8.6 in one piece."""
-_BAND_BYTES_A_PIXEL = 68
+_BAND_BYTES_A_PIXEL = 80
+
+_HALO = 1
+"""Rows above and below a band that its sharpening looks at."""
+_SHARPER = [np.array([-0.125, 1.25, -0.125], np.float32).reshape(shape) for shape in ((1, 3), (3, 1))]
+"""To the right and down."""
+_LEAST_BETWEEN = 0.05  # of the sharpening of half a pixel; less is not seen
 
 
 def _squared_length(flow: Flow) -> _Weights:
