@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ def stability(
     ] = False,
     frames: Annotated[int, typer.Option(min=2, help="Only the first so many of each clip.")] = 100,
     size: Annotated[str | None, typer.Option(help="Of videos: 720p, WxH or 0.5x.")] = None,
-    pattern: Annotated[str, typer.Option(help="Which pictures of a folder are its frames.")] = "*",
+    pattern: Annotated[str, typer.Option(help="Which pictures of a folder are its frames, such as 'clean_*'.")] = "*",
     flow: Annotated[
         Path | None, typer.Option(help="Folder of ground truth for a folder of pictures: flow_NNNN.npz or .flo.")
     ] = None,
@@ -66,6 +67,8 @@ def stability(
             with _open(clip, size, pattern) as source:
                 job = _ClipJob(clip, source, _contestants(styles, smooth, naive=naive), frames)
                 results.append(job.run(_truth(flow, source), render, overwrite=overwrite))
+                for line in _missing(results[-1], with_truth=flow is not None):
+                    print(f"warning: {clip.name}: {line}", file=sys.stderr)
     if plot is not None:
         _plot(results, plot)
     if as_json:
@@ -208,6 +211,21 @@ def _truth(folder: Path | None, source: "Source") -> "Callable[[int], TrueMotion
     return true_motion_from(folder, source.numbers)
 
 
+def _missing(result: "ClipResult", *, with_truth: bool) -> "Iterator[str]":
+    """Why columns of this clip are empty."""
+    from .stability import FAR
+
+    found = next(iter(result.contestants.values()))
+    if not found.near:
+        yield "no E: no pixels can be followed from frame to frame"
+    if not found.far and result.longest_shot <= FAR:
+        yield f"no E far: it takes {FAR + 1} frames without a cut, got {result.longest_shot}"
+    elif not found.far:
+        yield f"no E far: no pixels can be followed over {FAR} frames"
+    if with_truth and not found.true:
+        yield "no E true: there is no ground truth between these frames"
+
+
 def _print_tables(results: "Sequence[ClipResult]") -> None:
     from rich.console import Console
 
@@ -227,8 +245,9 @@ def _print_tables(results: "Sequence[ClipResult]") -> None:
 
 _WIDTH = 110
 _LEGEND = (
-    "E: warping error between neighbouring frames; far: over 10 frames; true: by ground-truth motion. var Y: variance\n"
-    "of the mean luminance, pulse: its change from frame to frame, of 255. ms: per frame, nothing side by side."
+    "E: warping error between neighbouring frames; far: over 10 frames; true: by ground-truth motion. var Y:\n"
+    "variance of the mean luminance, pulse: its change from frame to frame, of 255, both within shots. ms: mean\n"
+    "per frame after a warm-up of 2, nothing side by side."
 )
 
 
@@ -278,7 +297,7 @@ def _table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Any:
 
 
 def _ratio(a: float, b: float) -> str:
-    return f"{a / b:.2f}" if b else "-"
+    return f"{a / b:.2f}" if b and not math.isnan(a / b) else "-"
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -305,14 +324,16 @@ def _as_json(result: "ClipResult") -> dict[str, Any]:
 def _plot(results: "Sequence[ClipResult]", target: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 3.2 * len(results)), layout="tight")
+    names = len(results[0].contestants)
+    figure = Figure(figsize=(12, max(3.2 * len(results), 0.5 + 0.19 * names)), layout="constrained")
     axes = figure.subplots(len(results), 1, squeeze=False)
     for axis, result in zip(axes[:, 0], results, strict=True):
         for name, found in result.contestants.items():
             style = {"color": "0.5", "linestyle": "--"} if name == INPUT else {}
             axis.plot([p.seconds for p in found.near], [p.error * 1e3 for p in found.near], label=name, lw=1.2, **style)
         axis.set(title=result.clip, xlabel="seconds", ylabel="E × 10⁻³", yscale="log")
-        axis.legend(fontsize=8, loc="upper right")
+    # One beside all plots: the curves fill theirs.
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside right upper")
     write_plot(figure, target)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from types import TracebackType
 from typing import Self
 
@@ -28,6 +28,10 @@ FAR = 10
 """Frames between the pictures of a far pair; one such pair is measured every FAR / 2 frames."""
 LEAST_FOLLOWED = 0.01
 """Share of pixels below which a pair says nothing."""
+WARM_UP_FRAMES = 2
+"""First frames whose time does not count: an engine's first run, a smoother's first flow. Of 2 or 3 frames, one."""
+GROUND_TRUTH = ("flow_", "invalid_", "occlusions_")
+"""Beginnings of the names of pictures that belong to the ground truth and are no frames."""
 
 
 @dataclass(frozen=True)
@@ -57,25 +61,33 @@ class Steadiness:
     far: list[PairError] = field(default_factory=list)
     true: list[PairError] = field(default_factory=list)
     """As `near`, by ground-truth motion, where that was given."""
-    luminance: list[float] = field(default_factory=list)
-    """Mean of each picture, 0…1."""
-    jumps: list[float] = field(default_factory=list)
-    """Change of that mean from one frame to the next, cuts left out."""
+    luminance: list[list[float]] = field(default_factory=list)
+    """Mean of each picture, 0…1, by shot."""
     milliseconds: list[float] = field(default_factory=list)
+    """Of each frame."""
 
     @property
     def luminance_variance(self) -> float:
-        """Variance of the pictures' mean luminance, in (1/255)²: pulsing, and whatever the scene itself does."""
-        return float(np.var(self.luminance)) * 255**2 if self.luminance else float("nan")
+        """Variance of the pictures' mean luminance, in (1/255)²: pulsing, and whatever the scene itself does.
+
+        Within each shot, then mean over shots by their frames; a shot of one frame says nothing.
+        """
+        shots = [shot for shot in self.luminance if len(shot) > 1]
+        if not shots:
+            return float("nan")
+        return float(np.average([np.var(shot) for shot in shots], weights=[len(shot) for shot in shots])) * 255**2
 
     @property
     def pulse(self) -> float:
-        """Root mean square of the mean luminance's change from frame to frame, in 1/255."""
-        return float(np.sqrt(np.mean(np.square(self.jumps)))) * 255 if self.jumps else float("nan")
+        """Root mean square of the mean luminance's change from frame to frame, cuts left out, in 1/255."""
+        steps = [step for shot in self.luminance for step in np.diff(shot)]
+        return float(np.sqrt(np.mean(np.square(steps)))) * 255 if steps else float("nan")
 
     @property
     def cost_ms(self) -> float:
-        return median(self.milliseconds) if self.milliseconds else float("nan")
+        """Mean time per frame after the warm-up. No median: it would hide what is done every n-th frame only."""
+        counted = self.milliseconds[min(WARM_UP_FRAMES, len(self.milliseconds) // 2) :]
+        return fmean(counted) if counted else float("nan")
 
 
 def mean_error(pairs: Sequence[PairError]) -> float:
@@ -93,6 +105,8 @@ class ClipResult:
     cuts: int
     followed: float
     """Mean share of the pixels that could be followed from one frame to the next."""
+    longest_shot: int
+    """Frames without a cut."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +134,9 @@ def measure(
         contestants: painted in this order; the input itself is one only if it is among them.
         true_motion: from the frame of that number to the next, where it is known.
         on_frame: gets every frame and its pictures by contestant.
+
+    Raises:
+        SourceError: there is no pair of neighbouring frames, or none that can be followed by either motion.
     """
     meter = _Meter([contestant.name for contestant in contestants])
     is_cut = CutDetector()
@@ -141,7 +158,13 @@ def measure(
         on_frame(frame, pictures)
     if number < 2:
         raise SourceError(f"{clip} must have at least 2 frames, got {number}")
-    return ClipResult(clip, meter.results, number, cuts, fmean(meter.followed) if meter.followed else float("nan"))
+    if not any(found.near or found.true for found in meter.results.values()):
+        raise SourceError(
+            f"{clip} must move in a way that can be followed from frame to frame, got {number} frames with {cuts} cuts "
+            "and no such pair: are they one film, in order?"
+        )
+    share = fmean(meter.followed) if meter.followed else float("nan")
+    return ClipResult(clip, meter.results, number, cuts, share, meter.longest_shot)
 
 
 def warping_error(first: Picture, second: Picture, flow: Flow, mask: Mask) -> float:
@@ -174,16 +197,27 @@ class PictureFolder:
     """A clip as numbered pictures in a folder, such as rendered sequences with ground truth come. A `Source`."""
 
     def __init__(self, folder: Path, pattern: str = "*", *, frame_rate: Fraction = Fraction(24)) -> None:
-        self._paths = sorted(path for path in folder.glob(pattern) if path.suffix.lower() in (".png", ".jpg", ".ppm"))
+        """
+        Args:
+            folder: may hold ground truth beside them; what begins as `GROUND_TRUTH` is left out.
+            pattern: of the names that count.
+            frame_rate: of the film.
+
+        Raises:
+            SourceError: no such picture, or two of the same number: two films, or two passes of one.
+        """
+        self._paths = sorted(
+            path
+            for path in folder.glob(pattern)
+            if path.suffix.lower() in (".png", ".jpg", ".ppm") and not path.name.startswith(GROUND_TRUTH)
+        )
         if not self._paths:
-            raise SourceError(f"{folder} must hold pictures named {pattern}, got none")
+            raise SourceError(f"{folder} must hold pictures named {pattern} besides ground truth, got none")
+        self.numbers = _numbers(self._paths)
+        """Of each picture, as written in its name: the last number there that is not the same in all of them."""
+        _check_one_film(folder, self._paths, self.numbers)
         height, width = _read(self._paths[0]).shape[:2]
         self.info = StreamInfo(width, height, frame_rate, len(self._paths))
-
-    @property
-    def numbers(self) -> list[str]:
-        """The last number in each picture's name, as it is written there."""
-        return [(re.findall(r"\d+", path.stem) or [""])[-1] for path in self._paths]
 
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self._paths):
@@ -201,6 +235,24 @@ class PictureFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def _numbers(paths: Sequence[Path]) -> list[str]:
+    found = [re.findall(r"\d+", path.stem) or [""] for path in paths]
+    for place in range(1, min(len(numbers) for numbers in found) + 1):
+        if len({numbers[-place] for numbers in found}) > 1:  # not the 4 of frame_0001_x4
+            return [numbers[-place] for numbers in found]
+    return [numbers[-1] for numbers in found]
+
+
+def _check_one_film(folder: Path, paths: Sequence[Path], numbers: Sequence[str]) -> None:
+    seen: dict[int, Path] = {}
+    for path, number in zip(paths, numbers, strict=True):
+        if number and (other := seen.setdefault(int(number), path)) is not path:
+            raise SourceError(
+                f"{folder} must hold every number once, got {other.name} and {path.name}: "
+                "choose the pictures of one film with --pattern, such as 'clean_*'"
+            )
 
 
 def true_motion_from(folder: Path, numbers: Sequence[str]) -> Callable[[int], TrueMotion | None]:
@@ -230,6 +282,7 @@ class _Meter:
     def __init__(self, names: Sequence[str]) -> None:
         self.results = {name: Steadiness() for name in names}
         self.followed: list[float] = []
+        self.longest_shot = 0
         self._estimate = FlowEstimator("medium")
         self._shot: deque[tuple[Grey, Mapping[str, Picture]]] = deque(maxlen=FAR)
         self._frames = 0
@@ -242,9 +295,9 @@ class _Meter:
         grey, seconds = to_grey(frame.data), float(frame.pts)
         for name, picture in pictures.items():
             result, mean = self.results[name], float(to_grey(picture).mean()) / 255
-            if self._shot:
-                result.jumps.append(mean - result.luminance[-1])
-            result.luminance.append(mean)
+            if not self._shot:
+                result.luminance.append([])
+            result.luminance[-1].append(mean)
         if self._shot:
             self._compare(self._shot[-1], grey, pictures, seconds, true)
         if len(self._shot) == FAR and self._frames % (FAR // 2) == 0:
@@ -253,6 +306,7 @@ class _Meter:
                 self.results[name].far.append(PairError(seconds, error))
         self._shot.append((grey, pictures))
         self._frames += 1
+        self.longest_shot = max(self.longest_shot, self._frames)
 
     def _compare(
         self,

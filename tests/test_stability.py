@@ -1,28 +1,35 @@
 """The measure of flicker against films whose flicker is known."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from impasto.assets import DEMO_CLIP
 from impasto.export.artifact import Artifact
 from impasto.realtime.cli_stability import app
+from impasto.realtime.engine_choice import load_engine
 from impasto.realtime.errors import SourceError
 from impasto.realtime.frame import Frame
 from impasto.realtime.stability import (
     Contestant,
     NaiveAverage,
     PictureFolder,
+    Steadiness,
+    TrueMotion,
     mean_error,
     measure,
     true_motion_from,
     warping_error,
 )
+from impasto.realtime.stylizer import Stylizer
 
 run = CliRunner()
 
@@ -100,6 +107,34 @@ def test_pairs_across_a_cut_do_not_count() -> None:
     assert len(result.contestants["input"].near) == 22
 
 
+def test_brightness_is_compared_within_shots() -> None:
+    dark, bright = (np.full((60, 80, 3), color, np.uint8) for color in ((10, 20, 90), (250, 200, 60)))
+    for picture in (dark, bright):
+        picture[10:30, 10 : 40 if picture is dark else 15] ^= 255
+    frames = [Frame(picture, Fraction(n, 25)) for n, picture in enumerate([dark] * 4 + [bright] * 4)]
+    result = measure("cut", frames, [INPUT])
+    assert result.cuts == 1
+    assert result.contestants["input"].luminance_variance == 0.0
+    assert result.contestants["input"].pulse == 0.0
+    # 4 frames of variance 1, 2 of variance 4, one that says nothing: (4·1 + 2·4) / 6.
+    found = Steadiness(luminance=[[level / 255 for level in shot] for shot in ([10, 12, 10, 12], [100, 104], [250])])
+    assert found.luminance_variance == pytest.approx(2.0)
+    assert found.pulse == pytest.approx(np.sqrt((3 * 2**2 + 4**2) / 4))
+    assert np.isnan(Steadiness(luminance=[[0.5], [0.7]]).luminance_variance)
+
+
+def test_cost_contains_what_is_done_every_nth_frame() -> None:
+    found = Steadiness(milliseconds=[900.0, 80.0] + [40.0] * 11 + [160.0] + [40.0] * 11 + [160.0])
+    assert found.cost_ms == pytest.approx(40 + 2 * 120 / 24)
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "cost"), [([5.0], 5.0), ([9.0, 5.0], 5.0), ([9.0, 5.0, 6.0], 5.5), ([9.0, 9.0, 5.0, 6.0], 5.5)]
+)
+def test_warm_up_of_a_short_clip_leaves_something(milliseconds: list[float], cost: float) -> None:
+    assert Steadiness(milliseconds=milliseconds).cost_ms == cost
+
+
 def test_cost_of_what_goes_on_from_another_contains_the_other() -> None:
     contestants = [Contestant("slow", flickering(1)), Contestant("more", lambda frame: frame.data, after="slow")]
     found = measure("pan", pan(5), contestants).contestants
@@ -115,6 +150,32 @@ def test_naive_average_trails() -> None:
 def test_one_frame_is_too_few() -> None:
     with pytest.raises(SourceError, match="at least 2 frames"):
         measure("one", pan(1), [INPUT])
+
+
+def unrelated(count: int) -> list[Frame]:
+    """Noise, each of another primary color: neither palette nor structure is kept."""
+    return [Frame(scene(n) * np.eye(3, dtype=np.uint8)[n % 3], Fraction(n, 25)) for n in range(count)]
+
+
+def test_film_that_cannot_be_followed_is_refused() -> None:
+    with pytest.raises(SourceError, match=r"junk must move in a way .* got 5 frames with 4 cuts"):
+        measure("junk", unrelated(5), [INPUT])
+
+
+def test_truth_alone_is_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("impasto.realtime.stability.followed", lambda flow, reverse: np.zeros(flow.shape[:2], bool))
+    still = TrueMotion(np.zeros((120, 200, 2), np.float32), np.ones((120, 200), bool))
+    found = measure("pan", pan(3), [INPUT], true_motion=lambda number: still).contestants["input"]
+    assert (len(found.near), len(found.true)) == (0, 2)
+    with pytest.raises(SourceError, match="can be followed"):
+        measure("pan", pan(3), [INPUT])
+
+
+@pytest.mark.parametrize(("shots", "longest"), [((4,), 4), ((3, 5, 2), 5)])
+def test_longest_shot(shots: tuple[int, ...], longest: int) -> None:
+    pictures = [shot.data for shot, count in zip(unrelated(len(shots)), shots, strict=True) for _ in range(count)]
+    frames = [Frame(picture, Fraction(n, 25)) for n, picture in enumerate(pictures)]
+    assert measure("shots", frames, [INPUT]).longest_shot == longest
 
 
 @pytest.fixture
@@ -139,14 +200,78 @@ def test_ground_truth_of_a_folder(rendered: Path) -> None:
     assert mean_error(own.near) < 1e-4
 
 
-def test_estimated_flow_against_ground_truth_on_rendered_film(shared_data: Path) -> None:
-    """What a painting's error comes to must not depend on whose flow is used: within 15 %, noise far above both."""
-    for folder, pattern in (("alley_1", "final_*"), ("cave_2", "clean_*")):
-        clip = PictureFolder(shared_data / "flow" / folder, pattern)
-        truth = true_motion_from(shared_data / "flow" / folder, clip.numbers)
-        result = measure(folder, clip, [INPUT, Contestant("noisy", flickering(12))], true_motion=truth)
-        noisy = result.contestants["noisy"]
-        assert mean_error(noisy.near) == pytest.approx(mean_error(noisy.true), rel=0.15), folder
+def touch_pictures(folder: Path, *names: str) -> Path:
+    for name in names:
+        cv2.imwrite(str(folder / name), scene()[:32, :32])
+    return folder
+
+
+def test_ground_truth_beside_the_pictures_is_no_frame(tmp_path: Path) -> None:
+    touch_pictures(tmp_path, "a_1.png", "a_2.png", "occlusions_0001.png", "invalid_0001.png", "flow_0001.png")
+    assert PictureFolder(tmp_path).numbers == ["1", "2"]
+    with pytest.raises(SourceError, match="besides ground truth, got none"):
+        PictureFolder(tmp_path, "flow_*")
+
+
+@pytest.mark.parametrize(
+    "names", [("clean_0001.png", "clean_0002.png", "final_0001.png"), ("a_1.png", "b_01.png"), ("1.jpg", "1.png")]
+)
+def test_two_passes_in_a_folder_are_not_mixed(names: tuple[str, ...], tmp_path: Path) -> None:
+    touch_pictures(tmp_path, *names)
+    with pytest.raises(SourceError, match=f"{names[0]} and {names[-1]}: .* with --pattern"):
+        PictureFolder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "numbers"),
+    [
+        (("frame_0001_x4.png", "frame_0002_x4.png"), ["0001", "0002"]),
+        (("shot_2_007.png",), ["007"]),
+        (("first.png", "second.png"), ["", ""]),
+    ],
+)
+def test_number_of_a_picture(names: tuple[str, ...], numbers: list[str], tmp_path: Path) -> None:
+    assert PictureFolder(touch_pictures(tmp_path, *names)).numbers == numbers
+
+
+@pytest.fixture(scope="module")
+def mosaic() -> Iterator[Callable[[Frame], np.ndarray]]:
+    """The style that ships, whatever the user has installed; at half size and enlarged, which takes a quarter."""
+    style = DEMO_CLIP.with_name("styles") / "mosaic.fast.onnx"
+    with closing(load_engine(style, device="cpu", precision="fp32")) as engine:
+        stylizer = Stylizer(engine)
+
+        def paint(frame: Frame) -> np.ndarray:
+            small = cv2.resize(frame.data, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+            return cv2.resize(stylizer(Frame(small, frame.pts)).data, frame.data.shape[1::-1])
+
+        yield paint
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind", "own", "painted"),
+    [
+        ("alley_1", "clean", 1.40, 0.99),
+        ("alley_1", "final", 1.16, 0.99),
+        ("cave_2", "clean", 1.24, 0.86),
+        ("cave_2", "final", 0.69, 0.78),
+    ],
+)
+def test_estimated_flow_against_ground_truth_on_rendered_film(
+    folder: str, kind: str, own: float, painted: float, shared_data: Path, mosaic: Callable[[Frame], np.ndarray]
+) -> None:
+    """E by estimated flow over E by ground truth, for the input and for a painting.
+
+    Measured, E ×10³ estimated/true: input 0.288/0.205, 0.074/0.064, 0.429/0.346, 0.191/0.277; mosaic 1.476/1.498,
+    1.187/1.199, 4.764/5.534, 4.890/6.260. Not 1, as the ground truth's mask keeps motion boundaries and flow errs; less
+    so for a painting, whose flicker is more than the flow's errors. Room is for other versions of OpenCV and style.
+    """
+    clip = PictureFolder(shared_data / "flow" / folder, f"{kind}_*")
+    truth = true_motion_from(shared_data / "flow" / folder, clip.numbers)
+    found = measure(folder, clip, [INPUT, Contestant("mosaic", mosaic)], true_motion=truth).contestants
+    ratio = {name: mean_error(steadiness.near) / mean_error(steadiness.true) for name, steadiness in found.items()}
+    assert ratio["input"] == pytest.approx(own, rel=0.2)
+    assert ratio["mosaic"] == pytest.approx(painted, rel=0.12)
 
 
 # The command
@@ -174,12 +299,55 @@ def test_command_prints_input_and_unsmoothed_beside_the_smoothed(
 
 
 def test_command_prints_a_table(rendered: Path, identity_artifact: Artifact) -> None:
-    done = run.invoke(
-        app, [str(rendered), "--pattern", "final_*", "--flow", str(rendered), "-s", str(identity_artifact.path)]
-    )
+    done = run.invoke(app, [str(rendered), "--flow", str(rendered), "-s", str(identity_artifact.path)])
     assert done.exit_code == 0, done.output
-    for word in ("E true", "input", "smooth 0.5", "× plain"):
+    for word in ("4 frames", "E true", "input", "smooth 0.5", "× plain"):
         assert word in done.output
+
+
+@pytest.mark.parametrize(("frames", "warning"), [(11, ""), (10, "it takes 11 frames without a cut, got 10")])
+def test_command_says_why_there_is_no_far_error(
+    frames: int, warning: str, make_clip: Callable[..., Path], identity_artifact: Artifact
+) -> None:
+    arguments = [str(make_clip(height=64, width=96)), "-s", str(identity_artifact.path), "--frames", str(frames)]
+    done = run.invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert ("E far" in done.stdout) is not bool(warning)
+    assert done.stderr == (f"warning: clip.mp4: no E far: {warning}\n" if warning else "")
+    (result,) = json.loads(run.invoke(app, [*arguments, "--json"]).stdout)
+    assert (result["contestants"]["input"]["far"] is None) is bool(warning)
+
+
+def test_command_says_why_other_errors_are_missing(
+    rendered: Path, identity_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (rendered / "flow_0001.npz").unlink()
+    arguments = [str(rendered), "--flow", str(rendered), "-s", str(identity_artifact.path)]
+    done = run.invoke(app, [*arguments, "--frames", "2"])
+    assert (done.exit_code, "no E true: there is no ground truth between" in done.stderr) == (0, True)
+    (rendered / "occlusions_0001.png").rename(rendered / "occlusions_0002.png")
+    monkeypatch.setattr("impasto.realtime.stability.followed", lambda flow, reverse: np.zeros(flow.shape[:2], bool))
+    done = run.invoke(app, arguments)
+    assert (done.exit_code, "no E: no pixels can be followed" in done.stderr) == (0, True)
+    assert " nan " not in done.stdout
+
+
+def test_legend_of_the_plot_covers_no_curve(
+    make_clip: Callable[..., Path], identity_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr("impasto.realtime.cli_stability.write_plot", lambda figure, target: figures.append(figure))
+    clip, style = str(make_clip()), str(identity_artifact.path)
+    done = run.invoke(app, [clip, clip, "--style", style, "--naive", "--plot", str(tmp_path / "p.png")])
+    assert done.exit_code == 0, done.output
+    (figure,) = figures
+    figure.draw_without_rendering()
+    (legend,) = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+    assert [text.get_text().partition(" + ")[0] for text in legend.get_texts()] == ["input", *["identity.fast"] * 3]
+    box = legend.get_window_extent()
+    assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes)
+    assert figure.bbox.x1 >= box.x1
+    assert figure.bbox.y1 >= box.y1
 
 
 @pytest.mark.parametrize(
@@ -187,6 +355,8 @@ def test_command_prints_a_table(rendered: Path, identity_artifact: Artifact) -> 
     [
         (["missing.mp4"], 4, "missing.mp4"),
         (["{folder}"], 4, "must hold pictures"),
+        (["{junk}"], 4, "must move in a way that can be followed"),
+        (["{passes}"], 4, "--pattern"),
         (["{clip}", "--flow", "{folder}"], 2, "folder of pictures"),
         (["{clip}", "{clip}", "--render", "x.mp4"], 2, "one clip"),
         (["{clip}", "--plot", "{clip}"], 6, "--overwrite"),
@@ -200,9 +370,13 @@ def test_bad_input_is_one_line_and_a_code(
     make_clip: Callable[..., Path],
     identity_artifact: Artifact,
     tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    clip = make_clip()
-    filled = [text.format(clip=clip, folder=tmp_path) for text in arguments]
+    clip, passes = make_clip(), touch_pictures(tmp_path_factory.mktemp("passes"), "clean_1.png", "final_1.png")
+    junk = tmp_path_factory.mktemp("junk")
+    for number, frame in enumerate(unrelated(4)):
+        cv2.imwrite(str(junk / f"{number}.png"), frame.data)
+    filled = [text.format(clip=clip, folder=tmp_path, passes=passes, junk=junk) for text in arguments]
     done = run.invoke(app, [*filled, "--style", str(identity_artifact.path)])
     assert done.exit_code == code
     assert words in done.output
