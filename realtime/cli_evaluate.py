@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..training.evaluate_cli import OpenedStyle, evaluate_app
+from ..training.evaluate_cli import OpenedStyle, evaluate_app, painting_title
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -31,8 +31,9 @@ def _open(path: Path, device: str) -> OpenedStyle:
     engine = load_engine(artifact, device=device)
     known = artifact.metadata
     return OpenedStyle(
-        known.name, known.tier, known.style.sha256, known.training, _painter(engine), str(engine.info), engine.close
-    )
+        known.name, known.tier, known.style.sha256, known.training, _painter(engine), str(engine.info), engine.close,
+        painting=painting_title(known.style.title, known.style.artist), folder=path.parent,
+    )  # fmt: skip
 
 
 def _painter(engine: "Engine") -> "Callable[[Picture], Picture]":

@@ -5,9 +5,10 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+from typer.core import TyperGroup
 
 from ..assets import DEMO_CLIP, Tier, installed_styles, user_styles
 from .errors import ArtifactError, SinkError, SourceError
@@ -16,7 +17,22 @@ if TYPE_CHECKING:
     from ..export.artifact import Artifact
     from .frame import Picture
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_PREVIEW = "styles.png"
+
+
+class _PreviewNeedsNoName(TyperGroup):
+    """`--preview` alone is `--preview styles.png`: Typer has no option whose value may be left out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = []
+        for word, following in zip(args, [*args[1:], "-"], strict=False):
+            words.append(word)
+            if word == "--preview" and following.startswith("-"):
+                words.append(_PREVIEW)
+        return super().parse_args(ctx, words)
+
+
+app = typer.Typer(cls=_PreviewNeedsNoName, add_completion=False, pretty_exceptions_enable=False)
 
 _CELL_HEIGHT = 270  # pixels of a picture on the contact sheet
 _CELL_WIDTH = 480
@@ -30,7 +46,10 @@ _PIPED_WIDTH = 240
 @app.callback(invoke_without_command=True)
 def styles(
     context: typer.Context,
-    preview: Annotated[Path | None, typer.Option(help="Write a contact sheet of all styles to this picture.")] = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option(metavar="[FILE]", help=f"Write a contact sheet of all styles to this picture, or to {_PREVIEW}."),
+    ] = None,
     photo: Annotated[Path | None, typer.Option(help="With --preview: the picture to paint.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing contact sheet.")] = False,

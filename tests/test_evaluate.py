@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,10 +13,12 @@ import torch
 from typer.testing import CliRunner
 
 from impasto.realtime.cli import app as impasto
-from impasto.training.checkpoint import Checkpoint, save_checkpoint
+from impasto.training import evaluate as evaluate_module
+from impasto.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from impasto.training.data import read_picture, resize_short_side
 from impasto.training.errors import TrainingError
-from impasto.training.evaluate import LossSettings, Subject, checkpoint_painter, evaluate, find_painting
+from impasto.training.evaluate import LossSettings, Paintings, Subject, checkpoint_painter, evaluate
+from impasto.training.evaluate_cli import OpenedStyle
 from impasto.training.loss_network import load_loss_network
 from impasto.training.networks import NetworkConfig, build_network
 from impasto.training.quality import evaluation_picture, grid_pattern, structure_kept, style_distance_of
@@ -142,7 +146,7 @@ def test_bad_requests_are_refused(subject, loss_network, tmp_path):
         LossSettings.of_training({"content_weight": 1}, where="here.onnx")
     cv2.imwrite(str(tmp_path / "other.png"), blobs(1))
     with pytest.raises(TrainingError, match="SHA-256 abababababab"):
-        find_painting(tmp_path, "ab" * 32)
+        Paintings(tmp_path).find("ab" * 32, what="the painting")
 
 
 @pytest.fixture
@@ -156,7 +160,8 @@ def folder(tmp_path):
     config = NetworkConfig("fast", width=4, blocks=1)
     sha256 = hashlib.sha256((tmp_path / "paintings" / "any name.png").read_bytes()).hexdigest()
     training = {"content_weight": 1, "final_style_weight": 5.0, "tv_weight": 0.1, "style_size": 96, "style_scale": 1.5}
-    metadata = {"name": "blobs", "tier": "fast", "style": {"sha256": sha256}, "training": training}
+    style = {"title": "Nine Blobs", "artist": "A. N. Other", "sha256": sha256}
+    metadata = {"name": "blobs", "tier": "fast", "style": style, "training": training}
     torch.manual_seed(1)
     save_checkpoint(
         tmp_path / "run" / "checkpoint.safetensors", Checkpoint(config, build_network(config).state_dict(), metadata)
@@ -164,10 +169,10 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(folder, tiny_loss_weights, *more):
+def run(folder, tiny_loss_weights, *more, paintings="paintings"):
     arguments = ["evaluate", str(folder / "run"), "--photos", str(folder / "photos"), "--evaluations", "2,4"]
-    arguments += ["--paintings", str(folder / "paintings"), "--loss-weights", str(tiny_loss_weights), *map(str, more)]
-    return CliRunner().invoke(impasto, arguments)
+    arguments += ["--paintings", str(folder / paintings)] if paintings else []
+    return CliRunner().invoke(impasto, [*arguments, "--loss-weights", str(tiny_loss_weights), *map(str, more)])
 
 
 def test_the_command_writes_table_json_and_sheet(folder, tiny_loss_weights):
@@ -189,6 +194,93 @@ def test_the_command_writes_table_json_and_sheet(folder, tiny_loss_weights):
     again = run(folder, tiny_loss_weights, "--num-photos", 1, "--sheet", folder / "s.png")
     assert again.exit_code == 3
     assert "pass --overwrite" in again.stderr
+
+
+def as_recorded(folder):
+    """The painting where only the training's own record leads."""
+    (folder / "far" / "off").mkdir(parents=True)
+    path = shutil.move(folder / "paintings" / "any name.png", folder / "far" / "off" / "blobs.png")
+    path = str(Path(path).resolve())
+    known = load_checkpoint(folder / "run" / "checkpoint.safetensors")
+    training = {**known.metadata["training"], "style_image": path}
+    metadata = {**known.metadata, "training": training}
+    save_checkpoint(folder / "run" / "checkpoint.safetensors", replace(known, metadata=metadata))
+
+
+@pytest.mark.parametrize(
+    ("start", "move"),
+    [
+        ("", lambda folder: None),
+        ("paintings", lambda folder: None),
+        ("photos", lambda folder: shutil.move(folder / "paintings" / "any name.png", folder / "run")),
+        ("photos", as_recorded),
+    ],
+    ids=["in a folder here", "here", "beside the checkpoint", "where the training had it"],
+)
+def test_the_painting_is_looked_for(folder, tiny_loss_weights, monkeypatch, start, move):
+    move(folder)
+    (folder / start / "a.png").write_bytes(b"not a picture")
+    monkeypatch.chdir(folder / start)
+    result = run(folder, tiny_loss_weights, "--num-photos", 1, "--evaluations", "1", paintings=None)
+    assert result.exit_code == 0, result.output
+    assert "blobs (fast)" in result.stdout
+
+
+def test_a_painting_that_is_not_found_is_named(folder, tiny_loss_weights, monkeypatch):
+    (folder / "paintings" / "deep").mkdir()
+    shutil.move(folder / "paintings" / "any name.png", folder / "paintings" / "deep")
+    monkeypatch.chdir(folder)
+    result = run(folder, tiny_loss_weights, "--num-photos", 1, paintings=None)
+    assert result.exit_code == 3
+    assert "Nine Blobs by A. N. Other" in result.stderr
+    assert "--paintings" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_the_search_is_bounded_and_begins_with_small_folders(folder, monkeypatch):
+    sha256 = hashlib.sha256((folder / "paintings" / "any name.png").read_bytes()).hexdigest()
+    (folder / "paintings").rename(folder / "zzz")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(evaluate_module, "_SEARCHED", 3)
+    assert (Paintings().find(sha256, what="it") == read_picture(folder / "zzz" / "any name.png")).all()
+    shutil.move(folder / "zzz" / "any name.png", folder / "photos" / "zzz.png")
+    with pytest.raises(TrainingError, match="among 3 pictures"):
+        Paintings().find(sha256, what="it")
+
+
+def test_damaged_photographs_are_replaced_by_the_next(folder, tiny_loss_weights):
+    for name in ("2.png", "4.png"):
+        (folder / "photos" / name).write_bytes(b"not a picture")
+    result = run(folder, tiny_loss_weights, "--num-photos", 2, "--evaluations", "1", "--json", "--quiet")
+    assert result.exit_code == 0, result.output
+    (report,) = json.loads(result.stdout)
+    assert [photo["photo"] for photo in report["photos"]] == ["0.png", "3.png"]
+    assert "damaged: 1, the first" in result.stderr  # 4.png was never opened
+    assert len(result.stderr.strip().splitlines()) == 1
+    result = run(folder, tiny_loss_weights, "--evaluations", "1", "--json", "--quiet")
+    (report,) = json.loads(result.stdout)
+    assert [photo["photo"] for photo in report["photos"]] == ["0.png", "1.png", "3.png"]
+    assert "damaged: 2, the first" in result.stderr
+
+
+def test_photographs_that_are_all_damaged_are_an_error(folder, tiny_loss_weights):
+    for path in (folder / "photos").iterdir():
+        path.write_bytes(b"not a picture")
+    result = run(folder, tiny_loss_weights)
+    assert result.exit_code == 3
+    assert "must hold a picture that can be read, got 5 others" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_networks_for_any_painting_need_some(folder, tiny_loss_weights, monkeypatch):
+    monkeypatch.setattr("impasto.training.evaluate_cli._open_checkpoint", lambda path, device: opened_any())
+    result = run(folder, tiny_loss_weights, paintings=None)
+    assert result.exit_code == 2
+    assert "--paintings must be a folder" in result.stderr
+
+
+def opened_any():
+    return OpenedStyle("any", "fast", "", {}, lambda picture: picture, "numpy", like=lambda painting: lambda x: x)
 
 
 def test_the_command_prints_json_alone(folder, tiny_loss_weights):

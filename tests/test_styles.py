@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from impasto.assets import DEMO_CLIP, find_style, installed_styles, user_styles
 from impasto.export.artifact import Artifact, load_artifact
 from impasto.export.errors import ArtifactError
+from impasto.realtime import cli_styles
 from impasto.realtime.cli import app
 
 Run = Callable[..., tuple[int, str, str]]
@@ -125,6 +126,20 @@ def test_a_preview_is_a_picture_of_every_style(run: Run, tmp_path: Path) -> None
     assert picture[100:200, 100:300].std() > 5
     assert run("--preview", sheet)[0] == 6
     assert run("--preview", sheet, "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize("words", [["--preview"], ["--overwrite", "--preview"], ["--preview", "--overwrite"]])
+def test_a_preview_needs_no_name(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli_styles, "_load_all", list)  # the photograph alone
+    code, out, err = run(*words)
+    assert (code, out.strip()) == (0, "wrote styles.png"), err
+    assert cv2.imread("styles.png") is not None
+    assert run("--preview")[0] == 6
+    assert run(*words)[0] == (0 if "--overwrite" in words else 6)
+    assert run("--preview=other.png")[0] == 0
+    assert run("--preview", "another.png")[0] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"styles.png", "other.png", "another.png"}
 
 
 def test_a_preview_of_what_is_no_picture_is_refused(run: Run, tmp_path: Path) -> None:

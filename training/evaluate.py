@@ -13,16 +13,18 @@ The steadiness term of the training is left out on both sides: Gatys' optimisati
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from .data import Picture, find_pictures, read_picture, resize_short_side, to_picture, to_tensor
+from .data import PICTURE_SUFFIXES, Picture, find_pictures, read_picture, resize_short_side, to_picture, to_tensor
 from .errors import TrainingError
 from .gatys_config import Statistics
 from .gatys_objective import Objective, StyleTerm, content_terms, style_terms
@@ -35,6 +37,7 @@ EVALUATIONS = (25, 50, 100, 200, 400)
 ReferenceStart = Literal["content", "noise"]
 """What the Gatys reference begins with: the photograph, or white noise."""
 _TIMED_RUNS = 3
+_SEARCHED = 2000  # pictures looked at for a painting whose folder nobody has named: seconds, not minutes
 
 
 @dataclass(frozen=True)
@@ -251,19 +254,79 @@ def painter(network: Callable[[Tensor], Tensor], device: torch.device) -> Callab
     return paint
 
 
-def find_painting(folder: Path, sha256: str) -> Picture:
-    """The picture below a folder whose file has this SHA-256: a network's own style image, whatever it is called.
+class Paintings:
+    """Style images that networks were trained on, found by the SHA-256 of their files, whatever they are called."""
 
-    Raises:
-        TrainingError: it is not there.
-    """
-    for path in find_pictures(folder):
-        if hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
-            return read_picture(path)
-    raise TrainingError(
-        f"{folder} must hold the style image that the network was trained on (SHA-256 {sha256[:12]}…); "
-        "name its folder with --paintings"
-    )
+    def __init__(self, folder: Path | None = None) -> None:
+        """`folder`: where they lie, at any depth; None to look in the current folder, the folders in it and beside
+        each network's file."""
+        self._folder = folder
+        self._sha256 = cache(_sha256)  # several networks look through the same files
+
+    def find(self, sha256: str, *, what: str, recorded: str = "", beside: Path | None = None) -> Picture:
+        """The picture.
+
+        Args:
+            what: whose painting, for the error.
+            recorded: path or file name that its training wrote down.
+            beside: folder of the network's file.
+
+        Raises:
+            TrainingError: it is not there.
+        """
+        seen = 0
+        for path in self._candidates(recorded, beside):
+            seen += 1
+            if self._sha256(path) == sha256:
+                return read_picture(path)
+        where = self._folder or "the current folder, a folder in it or beside the network's file"
+        raise TrainingError(
+            f"{what} must lie in {where}, got no SHA-256 {sha256[:12]}… among {seen} pictures; "
+            "name its folder with --paintings"
+        )
+
+    def _candidates(self, recorded: str, beside: Path | None) -> Iterator[Path]:
+        if self._folder is not None:
+            yield from find_pictures(self._folder)
+            return
+        here = Path()
+        near = [here] if beside is None else [beside, here]
+        if recorded:
+            yield from (path for path in (folder / recorded for folder in near) if _is_file(path))
+        # The largest folders last: photographs to practise on come by the thousand.
+        inside = sorted((_pictures_in(folder) for folder in _folders_in(here)), key=len)
+        everything = [*(_pictures_in(folder) for folder in near), *inside]
+        yield from islice(dict.fromkeys(path for paths in everything for path in paths), _SEARCHED)
+
+
+def _sha256(path: Path) -> str:
+    """Hexadecimal; empty where the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _is_file(path: Path) -> bool:
+    with suppress(OSError, ValueError):  # a name that no file can have
+        return path.is_file()
+    return False
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    return [path for path in _entries(folder) if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()]
+
+
+def _folders_in(folder: Path) -> Iterable[Path]:
+    return (path for path in _entries(folder) if not path.name.startswith(".") and path.is_dir())
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Sorted; none of a folder that may not be read."""
+    with suppress(OSError):
+        return sorted(folder.iterdir())
+    return []
 
 
 @dataclass(frozen=True)

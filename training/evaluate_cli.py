@@ -22,7 +22,7 @@ from .interrupt import stop_on_interrupt
 if TYPE_CHECKING:
     from .adain_checkpoint import AdainCheckpoint
     from .data import Picture
-    from .evaluate import NetworkReport, ReferenceStart, Subject
+    from .evaluate import NetworkReport, Paintings, ReferenceStart, Subject
     from .evaluate_any import AnyReport
     from .gatys_optimize import Evaluation
     from .loss_network import LossNetwork
@@ -44,6 +44,10 @@ class OpenedStyle:
     close: Callable[[], None] = field(default=lambda: None)
     like: "Callable[[Picture], Callable[[Picture], Picture]] | None" = None
     """For a network that paints like any painting: given one, what paints like it."""
+    painting: str = ""
+    """Title of the style image, and who painted it, for errors."""
+    folder: Path | None = None
+    """Where the style's own file lies."""
 
 
 OpenArtifacts = Callable[[str, str], Sequence[OpenedStyle]]
@@ -64,7 +68,13 @@ def evaluate(
         typer.Argument(metavar="STYLE...", help="Installed names, artifacts, checkpoints or folders of runs."),
     ],
     photos: Annotated[Path, typer.Option(help="Folder of photographs that no network was trained on.")],
-    paintings: Annotated[Path, typer.Option(help="Folder with the style images; found by their SHA-256.")],
+    paintings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with the paintings that the styles were trained on; found by their SHA-256. Default: the "
+            "current folder, the folders in it and beside the style's file. Networks that paint like any need it."
+        ),
+    ] = None,
     num_photos: Annotated[
         int | None, typer.Option(min=1, help="Only so many photographs, evenly over the folder.")
     ] = None,
@@ -110,8 +120,10 @@ def evaluate(
                 opened.append((text, style))
         judge = _Judge(held_out, network, counts, gatys_start, quiet=quiet, should_stop=stop.is_set)
         if any(style.like for _, style in opened):
+            if paintings is None:
+                raise ValueError("--paintings must be a folder of paintings for networks that paint like any, got none")
             show_any(judge.any_painting(opened, _read_photos(paintings, num_paintings)), wanted)
-        elif reports := judge.styles([_subject(style, paintings, where=text) for text, style in opened]):
+        elif reports := judge.styles(_subjects(opened, paintings)):
             show_reports(reports, wanted)
     if stop.is_set():
         print("stopped; the figures are of the photographs done so far", file=sys.stderr)
@@ -202,12 +214,30 @@ def _import_torch(threads: int) -> None:
 
 
 def _read_photos(folder: Path, number: int | None) -> "dict[str, Picture]":
+    """Pictures by their names, evenly over the folder; the next one takes the place of one that cannot be read."""
     from .data import find_pictures, read_picture
 
     paths = find_pictures(folder)
-    if number is not None and number < len(paths):
-        paths = [paths[i * len(paths) // number] for i in range(number)]
-    return {str(path.relative_to(folder)): read_picture(path) for path in paths}
+    number = min(number or len(paths), len(paths))
+    pictures: dict[int, Picture] = {}
+    damaged: dict[Path, TrainingError] = {}
+    for first in (i * len(paths) // number for i in range(number)):
+        for index in (*range(first, len(paths)), *range(first)):
+            if index in pictures or paths[index] in damaged:
+                continue
+            try:
+                pictures[index] = read_picture(paths[index])
+                break
+            except TrainingError as exc:
+                damaged[paths[index]] = exc
+    if not pictures:
+        reason = next(iter(damaged.values()))
+        raise TrainingError(f"{folder} must hold a picture that can be read, got {len(damaged)} others: {reason}")
+    if damaged:
+        print(
+            f"skipped in {folder}, not pictures or damaged: {len(damaged)}, the first {min(damaged)}", file=sys.stderr
+        )
+    return {str(paths[index].relative_to(folder)): pictures[index] for index in sorted(pictures)}
 
 
 def _open(text: str, open_artifacts: OpenArtifacts, *, device: str, checkpoints_on: str) -> Sequence[OpenedStyle]:
@@ -219,17 +249,33 @@ def _open(text: str, open_artifacts: OpenArtifacts, *, device: str, checkpoints_
     return open_artifacts(text, device)
 
 
-def _subject(style: OpenedStyle, paintings: Path, *, where: str) -> "Subject":
-    from .evaluate import LossSettings, Subject, find_painting
+def painting_title(title: str, artist: str) -> str:
+    """Of a style image, for errors; empty where neither is known."""
+    return f"{title or 'a painting'} by {artist}" if artist else title
 
-    return Subject(
-        name=style.name,
-        tier=style.tier,
-        paint=style.paint,
-        settings=LossSettings.of_training(style.training, where=where),
-        painting=find_painting(paintings, style.style_sha256),
-        engine=style.engine,
-    )
+
+def _subjects(opened: Sequence[tuple[str, OpenedStyle]], folder: Path | None) -> "list[Subject]":
+    from .evaluate import LossSettings, Paintings, Subject
+
+    paintings = Paintings(folder)
+    return [
+        Subject(
+            name=style.name,
+            tier=style.tier,
+            paint=style.paint,
+            settings=LossSettings.of_training(style.training, where=text),
+            painting=_painting(style, paintings),
+            engine=style.engine,
+        )
+        for text, style in opened
+    ]
+
+
+def _painting(style: OpenedStyle, paintings: "Paintings") -> "Picture":
+    recorded = str(style.training.get("style_image") or "")  # not every version writes it
+    named = ", ".join(text for text in (style.painting, Path(recorded).name) if text)
+    what = f"the painting of {style.name} ({style.tier})" + (f", {named}," if named else "")
+    return paintings.find(style.style_sha256, what=what, recorded=recorded, beside=style.folder)
 
 
 def _open_checkpoint(path: Path, device: str) -> OpenedStyle:
@@ -249,6 +295,8 @@ def _open_checkpoint(path: Path, device: str) -> OpenedStyle:
             known["training"],
             checkpoint_painter(checkpoint.build().to(device)),
             f"torch on {device} in fp32",
+            painting=painting_title(str(known["style"].get("title", "")), str(known["style"].get("artist", ""))),
+            folder=path.parent,
         )
     except (KeyError, TypeError) as exc:
         raise TrainingError(f"the checkpoint must say what it was trained on, {exc} is missing: {path}") from exc
