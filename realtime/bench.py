@@ -4,22 +4,26 @@ The bound is measured, not read from a data sheet: a chain of matrix products in
 precision. A network that reaches a good share of it is limited by arithmetic; the rest is memory traffic.
 """
 
+import logging
 import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from ..export.artifact import Artifact, Precision, load_artifact, parse_model, quantized_path
 from ..export.graph import multiply_adds_per_pixel
-from .engine import BACKENDS, Backend, EngineOptions, PendingPicture, PictureEngine
+from .engine import BACKENDS, Backend, EngineOptions, PendingPicture, PictureEngine, missing, one_line
 from .errors import ImpastoError
 from .pipeline import Stage
+
+log = logging.getLogger(__name__)
 
 Size = tuple[int, int]
 """Height, width."""
@@ -73,6 +77,39 @@ class Measurement:
     @property
     def share_of_peak(self) -> float | None:
         return self.tflops / self.peak_tflops if self.peak_tflops else None
+
+    @property
+    def peer_device(self) -> "PeerDevice":
+        """Where its peer runs: beside an engine on an NVIDIA card on that card, else on the processor."""
+        return "cuda" if self.engine.endswith((" on cuda", " on tensorrt", " on torch")) else "cpu"
+
+
+PeerDevice = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Johnson's network, the quality tier's, in plain PyTorch: eager, fp32 with PyTorch's defaults, one frame after the
+    other, uint8 to uint8 as engines do. Its weights are random, on which speed does not depend."""
+
+    device: PeerDevice
+    height: int
+    width: int
+    threads: int
+    """0 is PyTorch's own choice; on a card always 0."""
+    median_ms: float
+    fps: float
+
+    def is_of(self, result: Measurement) -> bool:
+        same_threads = self.device == "cuda" or self.threads == result.threads
+        return same_threads and (self.device, self.height, self.width) == (
+            result.peer_device, result.height, result.width
+        )  # fmt: skip
+
+
+def times_peer(result: Measurement, peers: Sequence[Peer]) -> float | None:
+    """How many times as many frames a second an engine paints as its peer; None where that was not measured."""
+    return next((result.fps / peer.fps for peer in peers if peer.is_of(result)), None)
 
 
 @dataclass(frozen=True)
@@ -128,6 +165,57 @@ def bench_end_to_end(
                     yield _end_to_end(artifact, backend, precision, size, threads, clip, folder)
                 except ImpastoError as exc:
                     on_progress(f"not {backend} in {precision}: {exc}")
+
+
+def check_peer() -> None:
+    """Said before the minutes of measuring.
+
+    Raises:
+        EngineError: PyTorch is missing.
+    """
+    if find_spec("torch") is None:
+        raise missing("torch", "PyTorch", "pip install 'impasto[train]', or leave out --peer")
+
+
+def bench_peers(
+    results: Sequence[Measurement], *, seconds: float, on_progress: Callable[[str], None] = lambda line: None
+) -> Iterator[Peer]:
+    """Measure what the results are compared with, after them: PyTorch's threads shall not stand beside theirs. What
+    cannot be measured is left out with a warning."""
+    for device, height, width, threads in dict.fromkeys(
+        (one.peer_device, one.height, one.width, 0 if one.peer_device == "cuda" else one.threads) for one in results
+    ):
+        on_progress(f"Johnson's network in plain PyTorch on {device}, {width}x{height}")
+        try:
+            times = _peer_seconds(device, (height, width), threads, seconds=seconds)
+        except RuntimeError as exc:  # 4K takes several gigabytes
+            log.warning("nothing to compare with on %s at %dx%d: %s", device, width, height, one_line(exc))
+            continue
+        fps = len(times) / sum(times)
+        yield Peer(device, height, width, threads, round(statistics.median(times) * 1e3, 2), round(fps, 3))
+
+
+def _peer_seconds(device: PeerDevice, size: Size, threads: int, *, seconds: float) -> list[float]:
+    import torch
+
+    from ..training.networks import NetworkConfig, build_network
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("PyTorch sees no card")
+    network = build_network(NetworkConfig.for_tier("quality")).eval().to(device)
+    frame = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
+
+    @torch.inference_mode()
+    def paint() -> None:
+        picture = torch.from_numpy(frame).to(device).permute(0, 3, 1, 2).float().contiguous()
+        network(picture).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        return _timed(paint, seconds=seconds)
+    finally:
+        torch.set_num_threads(before)
 
 
 def matrix_peak_tflops(artifact: Artifact, backend: Backend, precision: Precision) -> float | None:

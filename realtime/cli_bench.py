@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli_common import Command
+from .cli_common import Command, warnings_on_stderr
 from .cli_plot import check_plot, write_plot
 
 if TYPE_CHECKING:
-    from .bench import BenchOptions, EndToEnd, Measurement
+    from .bench import BenchOptions, EndToEnd, Measurement, Peer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -30,17 +30,27 @@ def bench(
     seconds: Annotated[float, typer.Option(help="Time for each measurement.")] = 3.0,
     clip: Annotated[Path | None, typer.Option(help="Video to paint from file to file; default: the demo clip.")] = None,
     engine_only: Annotated[bool, typer.Option("--engine-only", help="Paint no video.")] = False,
+    peer: Annotated[
+        bool,
+        typer.Option(
+            "--peer",
+            help="Also time Johnson's network in plain PyTorch (eager, fp32, random weights) at the same sizes, and "
+            "say how many times as fast the engines are.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write a picture of the results.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing picture.")] = False,
 ) -> None:
     """Measure engines alone, beside the machine's own peak of matrix products, and whole videos from file to file."""
     from ..assets import DEMO_CLIP
-    from .bench import BenchOptions
+    from .bench import BenchOptions, check_peer, times_peer
     from .doctor import processor_name
     from .engine import parse_precision
 
     check_plot(plot, overwrite=overwrite)
+    if peer:
+        check_peer()
     options = BenchOptions(
         sizes=[_size(text) for text in size],
         devices=device or (),
@@ -49,29 +59,35 @@ def bench(
         in_flight=in_flight,
         seconds=seconds,
     )
-    results, whole = _measure(_paths(styles), options, None if engine_only else clip or DEMO_CLIP, quiet=as_json)
+    film = None if engine_only else clip or DEMO_CLIP
+    results, whole, peers = _measure(_paths(styles), options, film, peer=peer, quiet=as_json)
     if as_json:
-        rows = [asdict(result) | {"share_of_peak": result.share_of_peak} for result in results]
+        rows = [
+            asdict(result) | {"share_of_peak": result.share_of_peak, "times_peer": times_peer(result, peers)}
+            for result in results
+        ]
         report = {"machine": processor_name(), "engines": rows, "end_to_end": [asdict(video) for video in whole]}
-        typer.echo(json.dumps(report, indent=2))
+        typer.echo(json.dumps(report | {"peers": [asdict(one) for one in peers]}, indent=2))
     else:
-        _print(results, whole)
+        _print(results, whole, peers)
     if plot is not None:
         _plot(results, whole, plot, processor_name())
 
 
 def _measure(
-    paths: list[Path], options: "BenchOptions", clip: Path | None, *, quiet: bool
-) -> "tuple[list[Measurement], list[EndToEnd]]":
-    """Engines alone, then the clip from file to file unless it is None; says each figure as it comes."""
+    paths: list[Path], options: "BenchOptions", clip: Path | None, *, peer: bool, quiet: bool
+) -> "tuple[list[Measurement], list[EndToEnd], list[Peer]]":
+    """Engines alone, then the clip from file to file unless it is None, then what engines are compared with; says each
+    figure as it comes."""
     from rich.console import Console
 
     from .bench import bench as measure
-    from .bench import bench_end_to_end
+    from .bench import bench_end_to_end, bench_peers
 
     err = Console(stderr=True, highlight=False, markup=False)
-    results = []
+    results: list[Measurement] = []
     whole = []
+    peers = []
     with err.status("") as status, TemporaryDirectory(prefix="impasto-") as folder:
         for result in measure(paths, options, on_progress=status.update):
             results.append(result)
@@ -82,7 +98,12 @@ def _measure(
                 whole.append(video)
                 if not quiet:
                     err.print(f"{_place(video)}, file to file: {video.fps:.1f} fps", soft_wrap=True)
-    return results, whole
+        with warnings_on_stderr():
+            for one in bench_peers(results if peer else (), seconds=options.seconds, on_progress=status.update):
+                peers.append(one)
+                if not quiet:
+                    err.print(f"{_peer_place(one)}: {one.median_ms:.1f} ms", soft_wrap=True)
+    return results, whole, peers
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -113,6 +134,11 @@ def _place(result: "Measurement | EndToEnd") -> str:
     return " ".join(words)
 
 
+def _peer_place(peer: "Peer") -> str:
+    threads = f" {peer.threads} threads" if peer.threads else ""
+    return f"Johnson's network, random weights, plain PyTorch on {peer.device} fp32 {peer.width}x{peer.height}{threads}"
+
+
 def _label(result: "Measurement") -> str:
     return f"{_place(result)} x{result.in_flight}"
 
@@ -121,13 +147,17 @@ def _line(result: "Measurement") -> str:
     return f"{_place(result)}: {result.median_ms:.1f} ms, {result.fps:.1f} fps with {result.in_flight} in flight"
 
 
-def _print(results: "list[Measurement]", whole: "list[EndToEnd]") -> None:
+def _print(results: "list[Measurement]", whole: "list[EndToEnd]", peers: "list[Peer]") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from .bench import times_peer
+
     table = Table("engine alone", "median ms", "p95 ms", "fps", "TFLOP/s", "of peak", box=None)
+    if peers:
+        table.add_column("× PyTorch")
     for result in results:
-        share = result.share_of_peak
+        share, ratio = result.share_of_peak, times_peer(result, peers)
         table.add_row(
             _label(result),
             f"{result.median_ms:.1f}",
@@ -135,10 +165,13 @@ def _print(results: "list[Measurement]", whole: "list[EndToEnd]") -> None:
             f"{result.fps:.1f}",
             f"{result.tflops:.3f}",
             "" if share is None else f"{share:.0%} of {result.peak_tflops:.3f}",
+            *(["" if ratio is None else f"{ratio:.1f}"] if peers else []),
         )
     console = Console(highlight=False, markup=False)
     console.width = max(console.width, 120)  # a broken row cannot be read at all
     console.print(table)
+    for peer in peers:
+        console.print(f"PyTorch: {_peer_place(peer)}, {peer.median_ms:.1f} ms, {peer.fps:.2f} fps", soft_wrap=True)
     if not whole:
         return
     table = Table("file to file", "fps", "decode ms", "stylize ms", "encode ms", box=None)
