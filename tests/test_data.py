@@ -8,7 +8,16 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
-from impasto.training.data import PhotoCrops, find_pictures, read_picture, resize_short_side, to_picture, to_tensor  # noqa: E402
+from impasto.training.cli_common import some_pictures  # noqa: E402
+from impasto.training.data import (  # noqa: E402
+    PhotoCrops,
+    count_other_files,
+    find_pictures,
+    read_picture,
+    resize_short_side,
+    to_picture,
+    to_tensor,
+)
 from impasto.training.errors import TrainingError  # noqa: E402
 
 RED, GREEN = (200, 30, 10), (10, 180, 60)
@@ -86,7 +95,9 @@ def test_pictures_are_found_below_the_folder(photos: Path) -> None:
     (photos / "sub").mkdir()
     write(photos / "sub" / "x.JPG".lower(), two_colours())
     (photos / "notes.txt").write_text("no picture")
+    (photos / "sub" / ".DS_Store").write_bytes(b"")
     assert len(find_pictures(photos)) == 7
+    assert count_other_files(photos) == 1
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
@@ -127,3 +138,12 @@ def test_only_bad_files_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(b"garbage")
     with pytest.raises(TrainingError, match="none of the 1"):
         PhotoCrops(find_pictures(tmp_path), 1, 64, seed=0).batch(0)
+
+
+def test_some_pictures_are_spread_evenly_and_can_be_read(photos: Path) -> None:
+    assert [path.name for path in some_pictures(photos, 3)] == ["0.png", "2.png", "4.png"]
+    for name in "02":
+        path = photos / f"{name}.png"
+        path.write_bytes(path.read_bytes()[:100])
+    assert [path.name for path in some_pictures(photos, 3)] == ["1.png", "3.png", "4.png"]
+    assert [path.name for path in some_pictures(photos, 9)] == ["1.png", "3.png", "4.png", "5.png"]

@@ -1,26 +1,33 @@
 """The training loop: it learns, resumes exactly, runs in several processes, and survives what users feed it."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
+from impasto.training import loop  # noqa: E402
 from impasto.training.balance import StyleBalance  # noqa: E402
 from impasto.training.checkpoint import load_checkpoint  # noqa: E402
+from impasto.training.cli import train_app  # noqa: E402
+from impasto.training.clips import ClipPairs  # noqa: E402
 from impasto.training.errors import TrainingError  # noqa: E402
-from impasto.training.loop import Progress, learning_rate  # noqa: E402
-from impasto.training.train import train  # noqa: E402
+from impasto.training.keyframes import KeyframePairs  # noqa: E402
+from impasto.training.loop import Process, Progress, learning_rate  # noqa: E402
+from impasto.training.train import _inputs, _start, _Targets, _terms, train  # noqa: E402
 from impasto.training.train_config import TrainConfig  # noqa: E402
 
 MakeConfig = Callable[..., TrainConfig]
@@ -58,6 +65,11 @@ def run_losses(config: TrainConfig, **options: object) -> list[Progress]:
     reports: list[Progress] = []
     train(config, callback=reports.append, **options)
     return reports
+
+
+def stop_after(steps: int) -> Callable[[], bool]:
+    asked: list[int] = []
+    return lambda: asked.append(1) or len(asked) > steps
 
 
 def weights_of(config: TrainConfig) -> dict:
@@ -137,6 +149,29 @@ def test_a_warm_start_begins_with_the_weights_of_another_run(make_config: MakeCo
         train(make_config("third", warm_start=checkpoint, tier="quality"))
 
 
+def test_a_checkpoint_says_how_each_of_its_stages_was_made(make_config: MakeConfig) -> None:
+    """Into the artifact, after a resume, and with the earlier checkpoints gone."""
+    from impasto.export.artifact import metadata_from_json
+    from impasto.export.to_onnx import metadata_of
+
+    before = None
+    for name, steps in (("first", 2), ("second", 3), ("third", 4)):
+        config = make_config(name, warm_start=before, steps=steps, seed=steps, structure=steps / 10)
+        train(config, should_stop=stop_after(2))
+        before = config.output / "checkpoint.safetensors"
+    (make_config("second").output / "checkpoint.safetensors").unlink()
+    train(config, resume=True)
+
+    artifact = metadata_of(load_checkpoint(before), stride=4)
+    known = metadata_from_json(json.loads(json.dumps(asdict(artifact)))).training
+    stages = [known, known["before"], known["before"]["before"]]
+    assert [stage["step"] for stage in stages] == [4, 2, 2]
+    assert [stage["seed"] for stage in stages] == [4, 3, 2]
+    assert [stage["structure"] for stage in stages] == [0.4, 0.3, 0.2]
+    assert len({stage["style"]["sha256"] for stage in stages[1:]}) == 1
+    assert "before" not in stages[-1]
+
+
 def test_samples_are_painted_every_so_often_and_at_the_end(make_config: MakeConfig) -> None:
     config = make_config(steps=7, sample_every=3)
     sampled: list[int] = []
@@ -147,11 +182,7 @@ def test_samples_are_painted_every_so_often_and_at_the_end(make_config: MakeConf
 
 
 def test_clips_join_in_for_the_last_part_and_resume(make_config: MakeConfig, make_clip: Callable[..., Path]) -> None:
-    def draw(number: int, height: int, width: int) -> np.ndarray:
-        coarse = np.random.default_rng(0).integers(30, 226, (16, 30, 3), dtype=np.uint8)
-        return cv2.resize(coarse, (width + 60, height), interpolation=cv2.INTER_CUBIC)[:, 2 * number :][:, :width]
-
-    clips = make_clip("pan.mkv", height=96, width=128, codec="ffv1", pixel_format="bgr0", draw=draw).parent
+    clips = make_clip("pan.mkv", height=96, width=128, codec="ffv1", pixel_format="bgr0", draw=_panning).parent
     whole, halves, without = make_config("whole", videos=clips), make_config("halves", videos=clips), make_config("no")
     reports = run_losses(whole)
     assert ["videos" in report.losses for report in reports] == [False] * 5 + [True] * 3
@@ -182,15 +213,55 @@ def test_a_run_killed_at_once_resumes_to_the_same_step(make_config: MakeConfig) 
     assert_same_pictures(whole, killed, levels=0.05)  # another process may sum in another order
 
 
-def test_two_processes_equal_one(make_config: MakeConfig) -> None:
-    # Each process moves its own pictures at random, so the steadiness term is left out here.
-    one, two = (make_config(run, batch_size=4, steps=4, motion_weight=0.0, style_weight=2.0) for run in ("one", "two"))
+@pytest.mark.parametrize("batch_size", [2, 6])  # one picture each; three and three, two of them and one moved
+def test_two_processes_equal_one(make_config: MakeConfig, batch_size: int) -> None:
+    one, two = (make_config(run, batch_size=batch_size, steps=4) for run in ("one", "two"))
     run_losses(one)
     _torchrun(_train_command(two))
-    assert_same_pictures(one, two, levels=3.0)  # gradients that are not averaged give 27
+    assert_same_pictures(
+        one, two, levels=1.0
+    )  # gradients that are not averaged give 18, a motion of its own for each 8
     assert load_checkpoint(two.output / "checkpoint.safetensors").metadata["losses"] == pytest.approx(
         load_checkpoint(one.output / "checkpoint.safetensors").metadata["losses"], rel=0.01
     )
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_mean_over_processes_is_what_one_alone_finds(
+    make_config: MakeConfig, make_clip: Callable[..., Path], world: int
+) -> None:
+    """All terms and their gradients, those too of which a process has no picture."""
+    config = make_config(batch_size=4, steps=1)
+    clips = make_clip("pan.mkv", height=96, width=128, codec="ffv1", pixel_format="bgr0", draw=_panning).parent
+    photo = striped(64, ((200, 0, 90), (0, 120, 30)))
+    targets = replace(
+        _Targets.load(config, torch.device("cpu")),
+        keyframes=KeyframePairs(((photo, 255 - photo),), 64, 0),
+        clips=ClipPairs.load(clips, crop_size=64, seed=0),
+    )
+    batch = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
+    torch.manual_seed(0)
+    network = _start(config, torch.device("cpu"), set()).network
+
+    def found(process: Process) -> tuple[dict[str, float], torch.Tensor]:
+        photos, inputs = process.share(batch), _inputs(1, batch, targets, config, process)
+        painted = network(torch.cat([photos, inputs.disturbed, inputs.frames, *inputs.clip_frames]))
+        terms = _terms(photos, painted, inputs, targets, process)
+        network.zero_grad()
+        sum(terms.values()).backward()
+        return {name: term.item() for name, term in terms.items()}, network.to_rgb.weight.grad.clone()
+
+    alone, gradient = found(Process(0, 1, torch.device("cpu"), bf16=False))
+    parts = [found(Process(rank, world, torch.device("cpu"), bf16=False)) for rank in range(world)]
+    assert {"motion", "keyframes", "videos"} <= alone.keys()
+    assert {name: np.mean([part[name] for part, _ in parts]) for name in alone} == pytest.approx(alone, rel=1e-4)
+    mean = torch.stack([part for _, part in parts]).mean(dim=0)
+    assert (mean - gradient).norm() < 1e-3 * gradient.norm()
+
+
+def _panning(number: int, height: int, width: int) -> np.ndarray:
+    coarse = np.random.default_rng(0).integers(30, 226, (16, 30, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width + 60, height), interpolation=cv2.INTER_CUBIC)[:, 2 * number :][:, :width]
 
 
 def test_processes_end_together_though_one_alone_is_told(make_config: MakeConfig) -> None:
@@ -230,13 +301,95 @@ def test_a_second_run_never_overwrites_the_first(make_config: MakeConfig) -> Non
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("seed", 5), ("steps", 9), ("style_weight", 3.0), ("tier", "quality"), ("crop_size", 68)]
-)
+    ("option", "value"),
+    [
+        ("seed", 5), ("steps", 9), ("style_weight", 3.0), ("tier", "quality"), ("crop_size", 68),
+        ("keyframe_weight", 2.0), ("precision", "bf16"),
+    ],
+)  # fmt: skip
 def test_a_run_is_not_resumed_with_other_settings(make_config: MakeConfig, option: str, value: object) -> None:
     config = make_config(steps=2)
     train(config)
     with pytest.raises(TrainingError, match=option):
         train(replace(config, **{option: value}), resume=True)
+
+
+def test_a_run_is_not_resumed_with_another_loss_network(make_config: MakeConfig, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    config = make_config(steps=4)
+    train(config, should_stop=stop_after(2))
+    weights = load_file(config.loss_weights)
+    save_file({"conv1_1.bias": weights.pop("conv1_1.bias") + 1, **weights}, tmp_path / "other.safetensors")
+    with pytest.raises(TrainingError, match="loss_network_sha256 must be as in the run to resume"):
+        train(replace(config, loss_weights=tmp_path / "other.safetensors"), resume=True)
+    torch.save(load_file(config.loss_weights), tmp_path / "the same.pth")
+    train(replace(config, loss_weights=tmp_path / "the same.pth"), resume=True)
+
+
+def test_a_resumed_run_keeps_the_precision_that_auto_once_came_to(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, halves = make_config("whole", precision="bf16"), make_config("halves", precision="auto")
+    run_losses(whole)
+    for resume, faster in ((False, True), (True, False)):
+        monkeypatch.setattr(loop, "bf16_is_faster", lambda device, faster=faster: faster)
+        run_losses(halves, resume=resume, should_stop=stop_after(8 if resume else 3))
+    assert_same_weights(whole, halves)
+    assert load_checkpoint(halves.output / "checkpoint.safetensors").metadata["training"]["precision"] == "bf16"
+    with pytest.raises(TrainingError, match=r"precision must be as in the run to resume \('bf16'\), got 'fp32'"):
+        train(replace(halves, precision="fp32"), resume=True)
+
+
+def test_a_state_of_an_older_version_can_be_gone_on_from(make_config: MakeConfig) -> None:
+    whole, halves = make_config("whole"), make_config("halves")
+    run_losses(whole)
+    train(halves, should_stop=stop_after(3))
+    state = torch.load(halves.output / "state.pt", weights_only=True)
+    del state["bad_files"], state["before"]
+    for name in ("precision", "loss_network_sha256", "keyframe_weight"):
+        del state["settings"][name]
+    torch.save(state, halves.output / "state.pt")
+    train(halves, resume=True)
+    assert_same_weights(whole, halves)
+
+
+def _fake_processes(monkeypatch: pytest.MonkeyPatch, *, rank: int, said: float) -> list[str]:
+    """As if `torchrun` had started two; the first one says `said`. The backends that are asked for."""
+    begun: list[str] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(
+        loop, "dist", SimpleNamespace(
+            init_process_group=begun.append, destroy_process_group=lambda: None, is_initialized=lambda: True,
+            get_rank=lambda: rank, get_world_size=lambda: 2,
+            broadcast=lambda tensor, source: tensor.fill_(said) if rank != source else None,
+        ),
+    )  # fmt: skip
+    return begun
+
+
+@pytest.mark.parametrize(
+    ("rank", "ours", "said", "bf16"), [(0, True, 0, True), (1, True, 0, False), (1, False, 1, True)]
+)
+def test_the_first_process_decides_on_the_precision(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, rank: int, ours: bool, said: int, bf16: bool
+) -> None:
+    _fake_processes(monkeypatch, rank=rank, said=said)
+    monkeypatch.setattr(loop, "bf16_is_faster", lambda device: ours)
+    with loop.training_process(make_config(precision="auto", device="cpu")) as process:
+        assert process.bf16 is bf16
+
+
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("auto", "nccl")])
+def test_processes_talk_by_what_their_device_understands(
+    monkeypatch: pytest.MonkeyPatch, device: str, backend: str
+) -> None:
+    begun = _fake_processes(monkeypatch, rank=1, said=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with loop._process_group(device) as place:
+        assert place == (1, 2)
+    assert begun == [backend]
 
 
 def test_nothing_to_resume_is_said(make_config: MakeConfig) -> None:
@@ -256,7 +409,67 @@ def test_a_damaged_state_is_one_clear_error(make_config: MakeConfig, content: by
 def test_bad_photographs_are_skipped_and_counted(make_config: MakeConfig) -> None:
     config = make_config()
     (config.photos / "bad.jpg").write_bytes(b"not a picture")
-    assert run_losses(config)[-1].bad_files == 1
+    assert run_losses(config, should_stop=stop_after(4))[-1].bad_files == 1
+    # As in a run that was not interrupted, it stays counted and is not tried again.
+    (config.photos / "bad.jpg").write_bytes((config.photos / "0.png").read_bytes())
+    assert run_losses(config, resume=True)[0].bad_files == 1
+
+
+def test_damaged_photographs_do_not_end_the_command(make_config: MakeConfig) -> None:
+    """Nor do they get into the report, which begins with the first ones of the folder."""
+    config = make_config()
+    for name in "01234":
+        path = config.photos / f"{name}.png"
+        path.write_bytes(path.read_bytes()[:60])
+    (config.photos / "notes.txt").write_text("no picture")
+    (config.photos / ".hidden").write_text("no picture either")
+    done = CliRunner().invoke(train_app, _arguments(config, "--steps", "4"))
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "done; skipped files: 5 could not be read, 1 not a picture; next: impasto export" in done.stdout
+    assert cv2.imread(str(config.output / "report.png")) is not None
+
+    (config.photos / "5.png").write_bytes(b"")
+    none = CliRunner().invoke(train_app, _arguments(make_config("none"), "--steps", "4"))
+    assert isinstance(none.exception, TrainingError)
+    assert "none of the 6 pictures" in str(none.exception)
+
+
+def test_tensorboard_gets_losses_and_pictures(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    scalars: list[tuple[str, int]] = []
+    images: list[tuple[str, tuple[int, ...], int]] = []
+
+    class Writer:
+        def __init__(self, folder: Path) -> None:
+            self.folder = folder
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            scalars.append((name, step))
+
+        def add_image(self, name: str, picture: np.ndarray, step: int, *, dataformats: str) -> None:
+            images.append((name, picture.shape, step))
+
+        def flush(self) -> None:
+            scalars.append(("flush", 0))
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    done = CliRunner().invoke(train_app, _arguments(make_config(), "--steps", "12", "--tensorboard", "--quiet"))
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert [step for name, step in scalars if name == "loss/total"] == [10, 12]
+    assert scalars[-1] == ("flush", 0)
+    assert images == [(f"sample/{i}", (320, 384, 3), 12) for i in range(4)]
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    missing = CliRunner().invoke(train_app, _arguments(make_config("missing"), "--tensorboard"))
+    assert "pip install tensorboard" in str(missing.exception)
+
+
+def _arguments(config: TrainConfig, *more: str) -> list[str]:
+    """Of `impasto train`."""
+    return [
+        str(config.style_image), "--photos", str(config.photos), "-o", str(config.output),
+        "--loss-weights", str(config.loss_weights), "--batch-size", "2", "--crop-size", "64", "--style-size", "64",
+        "--precision", "fp32", *more,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["tiny", "grey", "alpha", "sixteen"])
@@ -275,19 +488,17 @@ def test_odd_paintings_can_be_learned(make_config: MakeConfig, tmp_path: Path, k
 
 
 def test_the_style_weight_is_found_for_two_paintings(make_config: MakeConfig, shared_data: Path) -> None:
-    """The structure kept ends within 20 % of what was chosen, whatever the painting. Needs a real loss network: the
-    tiny one sees too little of a photograph to keep any of it. Without the steadiness term: at its weight it decides
-    alone what so few steps learn."""
+    """The structure kept ends within 20 % of what was chosen, whatever the painting; with the weight of the start these
+    end at 0.58 and 0.59. Needs a real loss network: the tiny one sees too little of a photograph to keep any of it."""
     found = []
     for name in ("mosaic-metzinger", "udnie"):
         config = make_config(
             name, style_image=shared_data / "styles" / f"{name}.jpg", photos=shared_data / "photos" / "validation",
             loss_weights=shared_data / "loss_network" / "vgg19_slim16x.safetensors",
-            steps=140, crop_size=96, style_size=192, structure=0.6, learning_rate=2e-3, precision="auto",
-            motion_weight=0.0,
+            steps=140, crop_size=96, style_size=192, structure=0.45, learning_rate=2e-3, precision="auto",
         )  # fmt: skip
         reports = run_losses(config)
-        assert reports[-1].losses["structure"] == pytest.approx(0.6, rel=0.2)
+        assert reports[-1].losses["structure"] == pytest.approx(0.45, rel=0.2)
         found.append(reports[-1].style_weight)
     assert found[0] != pytest.approx(found[1], rel=0.2)
 
@@ -334,37 +545,37 @@ def test_wrong_settings_are_refused(make_config: MakeConfig, options: dict, said
 
 def test_the_command_trains_reports_and_stops_cleanly_on_ctrl_c(make_config: MakeConfig) -> None:
     config = make_config()
-    command = [
-        sys.executable, "-c", "from impasto.realtime.cli import main; main()", "train", str(config.style_image),
-        "--photos", str(config.photos), "-o", str(config.output), "--loss-weights", str(config.loss_weights),
-        "--batch-size", "2", "--crop-size", "64", "--style-size", "64", "--precision", "fp32",
-    ]  # fmt: skip
-    environment = {**os.environ, "COLUMNS": "200"}
+    program = [sys.executable, "-c", "from impasto.realtime.cli import main; main()", "train"]
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     done = subprocess.run(
-        [*command, "--steps", "12", "--sample-every", "6"],
+        [*program, *_arguments(config, "--steps", "12", "--sample-every", "6")],
         capture_output=True, text=True, env=environment, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "step 12/12" in done.stderr
+    said = done.stderr.splitlines()
+    assert said[-1].startswith("step 12/12")
+    assert all(line.startswith("step ") and line.endswith(" s left") for line in said), said  # one line a report
     rows = list(csv.DictReader((config.output / "log.csv").read_text().splitlines()))
     assert [row["step"] for row in rows] == ["10", "12"]
     assert cv2.imread(str(config.output / "report.png")) is not None
 
     other = config.output.with_name("interrupted")
-    command[command.index(str(config.output))] = str(other)
     process = subprocess.Popen(
-        [*command, "--steps", "100000", "--checkpoint-every", "5"],
+        [*program, *_arguments(replace(config, output=other), "--steps", "100000", "--checkpoint-every", "10")],
         stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
     deadline = time.monotonic() + 90
     while not (other / "state.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
+    # What SIGKILL would leave: the rows up to the checkpoint.
+    rows = list(csv.DictReader((other / "log.csv").read_text().splitlines()))
+    assert rows[0]["step"] == "10"
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "--resume" in said
     assert "Traceback" not in said
-    assert load_checkpoint(other / "checkpoint.safetensors").metadata["step"] >= 5
+    assert load_checkpoint(other / "checkpoint.safetensors").metadata["step"] >= 10
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,10 @@ class AdainReport:
     def __call__(self, progress: Progress) -> None:
         self._log.add(progress)
 
+    def write_log(self) -> None:
+        """Rewrite log.csv."""
+        self._log.write()
+
     def sample(self, networks: AdainNetworks, step: int) -> None:
         """Paint the sheet and rewrite log.csv and report.png."""
         self._log.write()

@@ -20,8 +20,15 @@ class Checkpoint:
     config: NetworkConfig
     state_dict: dict[str, Tensor]
     metadata: dict[str, Any] = field(default_factory=dict)
-    """What the training wrote: `name`, `tier`, `style` (title, artist, year, licence, sha256), `training` (settings),
-    `step`, `losses`; JSON values only."""
+    """What the training wrote: `name`, `tier`, `style` (title, artist, year, licence, sha256), `training` (settings;
+    under `before` the `stage` of the checkpoint that it began with, which may have one in turn), `step`, `losses`; JSON
+    values only."""
+
+    @property
+    def stage(self) -> dict[str, Any]:
+        """How it was made, for the training that begins with it: `training` with the painting and the steps done."""
+        known = self.metadata
+        return {**known.get("training", {}), "style": known.get("style", {}), "step": known.get("step")}
 
     def build(self) -> TransformationNetwork:
         """The network with these weights, in evaluation mode.

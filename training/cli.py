@@ -92,10 +92,11 @@ def _run(config: "TrainConfig", *, samples: Path | None, resume: bool, tensorboa
     shown = some_pictures(samples or config.photos, _NUM_SAMPLES)
     report = RunReport(config.output, style_image=config.style_image, photographs=shown, tensorboard=tensorboard)
     run_training(
-        partial(learn, config, resume=resume, sample=report.sample),
+        partial(learn, config, resume=resume, before_save=report.write_log, sample=report.sample),
         report,
         name=config.name,
         steps=config.steps,
+        folders=[config.photos],
         next_command=lambda checkpoint: f"impasto export {checkpoint} -o {config.name}.{config.tier}.onnx",
         quiet=quiet,
     )

@@ -3,8 +3,9 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -40,11 +41,30 @@ def parse_style_weight(text: str) -> float | None:
 
 
 def some_pictures(folder: Path, count: int) -> list[Path]:
-    """Up to `count` pictures of a folder, evenly over it."""
+    """Up to `count` pictures of a folder that can be read, evenly over it; the first others stand in for damaged ones.
+
+    Raises:
+        TrainingError: no such folder, or no picture in it can be read.
+    """
     from .data import find_pictures
 
     found = find_pictures(folder)
-    return found[:: max(1, len(found) // count)][:count]
+    evenly = found[:: max(1, len(found) // count)][:count]
+    others = (path for path in found if path not in evenly)
+    readable = list(islice(filter(_can_be_read, chain(evenly, others)), count))
+    if not readable:
+        raise TrainingError(f"none of the {len(found)} pictures in {folder} can be read")
+    return sorted(readable)
+
+
+def _can_be_read(path: Path) -> bool:
+    from .data import read_picture
+
+    try:
+        read_picture(path)
+    except TrainingError:
+        return False
+    return True
 
 
 class Learn(Protocol):
@@ -59,6 +79,7 @@ def run_training(
     *,
     name: str,
     steps: int,
+    folders: Sequence[Path],
     next_command: Callable[[Path], str],
     quiet: bool,
 ) -> None:
@@ -66,14 +87,18 @@ def run_training(
 
     Args:
         log: called after every step.
+        folders: where the pictures are; how many files were of no use is said at the end.
         next_command: what to do with the checkpoint.
     """
     first = os.environ.get("RANK", "0") == "0"  # of those that torchrun started; the others have nothing to add
     quiet = quiet or not first
     stopping = "stopping after this step; Ctrl-C again stops at once" if first else ""
+    bad_files = 0
     with stop_on_interrupt(stopping) as stop, _progress_display(name, steps, quiet=quiet) as show:
 
         def on_step(progress: "Progress") -> None:
+            nonlocal bad_files
+            bad_files = progress.bad_files
             log(progress)
             show(progress)
 
@@ -83,7 +108,15 @@ def run_training(
             print(f"stopped; the same command with --resume goes on from {checkpoint}", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED)
     if not quiet:
-        print(f"{checkpoint}: done; next: {next_command(checkpoint)}")
+        print(f"{checkpoint}: done; {_skipped(bad_files, folders)}next: {next_command(checkpoint)}")
+
+
+def _skipped(bad_files: int, folders: Sequence[Path]) -> str:
+    from .data import count_other_files
+
+    counts = {"could not be read": bad_files, "not a picture": sum(map(count_other_files, folders))}
+    said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"skipped files: {said}; " if said else ""
 
 
 def every_so_often() -> Callable[[], bool]:
@@ -102,7 +135,7 @@ def every_so_often() -> Callable[[], bool]:
 
 @contextmanager
 def _progress_display(name: str, steps: int, *, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
-    """A bar on a terminal, a line now and then elsewhere."""
+    """A bar on a terminal, elsewhere a line now and then, whole however wide the console is taken to be."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -115,7 +148,8 @@ def _progress_display(name: str, steps: int, *, quiet: bool) -> "Iterator[Callab
             if is_time() or progress.step == progress.steps:
                 console.print(
                     f"step {progress.step}/{progress.steps}, {_losses(progress)}, "
-                    f"{progress.pictures_per_second:.1f} pictures/s, {progress.seconds_left:.0f} s left"
+                    f"{progress.pictures_per_second:.1f} pictures/s, {progress.seconds_left:.0f} s left",
+                    soft_wrap=True,
                 )
 
         yield print_line

@@ -64,6 +64,10 @@ class ClipBatch:
     followed: Tensor
     """(N, 1, S, S) in {0, 1}: pixels of the first that are found there."""
 
+    def part(self, first: int, step: int) -> "ClipBatch":
+        """Every `step`-th pair from `first` on; may be empty."""
+        return ClipBatch(*(x[first::step] for x in (self.first, self.second, self.grid, self.followed)))
+
     def to(self, device: torch.device) -> "ClipBatch":
         return ClipBatch(*(x.to(device) for x in (self.first, self.second, self.grid, self.followed)))
 

@@ -82,6 +82,15 @@ def find_pictures(folder: Path) -> list[Path]:
     return paths
 
 
+def count_other_files(folder: Path) -> int:
+    """Files below the folder that `find_pictures` leaves out, but for hidden ones, which systems put there unasked."""
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sum(
+        path.suffix.lower() not in PICTURE_SUFFIXES and not any(part.startswith(".") for part in path.parts)
+        for path in files
+    )
+
+
 @dataclass
 class PhotoCrops:
     """Random square crops, a pure function of seed and step: a resumed run sees what an uninterrupted one would.

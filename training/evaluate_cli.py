@@ -272,7 +272,7 @@ def _subjects(opened: Sequence[tuple[str, OpenedStyle]], folder: Path | None) ->
 
 
 def _painting(style: OpenedStyle, paintings: "Paintings") -> "Picture":
-    recorded = str(style.training.get("style_image") or "")  # not every version writes it
+    recorded = str(style.training.get("style_image") or "")  # the first ones did not write it
     named = ", ".join(text for text in (style.painting, Path(recorded).name) if text)
     what = f"the painting of {style.name} ({style.tier})" + (f", {named}," if named else "")
     return paintings.find(style.style_sha256, what=what, recorded=recorded, beside=style.folder)

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -39,7 +39,7 @@ class Progress:
     pictures_per_second: float
     seconds_left: float
     bad_files: int
-    """Photographs that could not be read so far."""
+    """Pictures that could not be read so far, before the run was resumed too."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,24 @@ class Process:
     bf16: bool
 
     def share(self, batch: Tensor) -> Tensor:
-        """This process' part of a batch (N, 3, H, W), where it is needed."""
-        return batch.chunk(self.world)[self.rank].to(self.device, memory_format=MEMORY_FORMAT)
+        """This process' part of a batch (N, 3, H, W), where it is needed; empty where there are too few.
+
+        Every `world`-th picture, so that the first few of a batch are spread over all processes.
+        """
+        return batch[self.rank :: self.world].to(self.device, memory_format=MEMORY_FORMAT)
 
     def parallel(self, model: nn.Module) -> nn.Module:
         """The model, with gradients that are averaged over all processes."""
         return model if self.world == 1 else DistributedDataParallel(model)
+
+    @property
+    def precision(self) -> Literal["fp32", "bf16"]:
+        """What `auto` came to."""
+        return "bf16" if self.bf16 else "fp32"
+
+    def at(self, precision: Precision) -> "Process":
+        """The same process in a run of that precision; `auto` leaves it."""
+        return self if precision == "auto" else replace(self, bf16=precision == "bf16")
 
     def any(self, said: bool) -> bool:
         """Whether one of the processes says so: each is asked at the same step, since one alone cannot end."""
@@ -82,13 +94,13 @@ def training_process(config: "TrainConfig | AdainTrainConfig") -> Iterator[Proce
         TrainingError: the device cannot be used.
         ValueError: the batch cannot be shared out.
     """
-    with _process_group() as (rank, world):
+    with _process_group(config.device) as (rank, world):
         if config.batch_size % world:
             raise ValueError(f"batch_size must be a multiple of the {world} processes, got {config.batch_size}")
         device = torch_device(config.device, rank)
         # Gradients of the deep layers fade into denormal numbers, which cost a processor a tenth of the time.
         torch.set_flush_denormal(True)
-        bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_is_faster(device))
+        bf16 = config.precision == "bf16" or (config.precision == "auto" and _first_ones(bf16_is_faster, device))
         torch.manual_seed(config.seed)
         try:
             yield Process(rank, world, device, bf16)
@@ -97,16 +109,25 @@ def training_process(config: "TrainConfig | AdainTrainConfig") -> Iterator[Proce
 
 
 @contextmanager
-def _process_group() -> Iterator[tuple[int, int]]:
-    """Rank and number of processes; (0, 1) unless started by torchrun."""
+def _process_group(device: str) -> Iterator[tuple[int, int]]:
+    """Rank and number of processes, which compute on a `device` of that name; (0, 1) unless started by torchrun."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield 0, 1
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("nccl" if torch_device(device).type == "cuda" else "gloo")
     try:
         yield dist.get_rank(), dist.get_world_size()
     finally:
         dist.destroy_process_group()
+
+
+def _first_ones(judge: Callable[[torch.device], bool], device: torch.device) -> bool:
+    """What the first process finds: a stopwatch may not tell all of them the same."""
+    if not dist.is_initialized():
+        return judge(device)
+    found = torch.tensor(float(dist.get_rank() == 0 and judge(device)), device=device)
+    dist.broadcast(found, 0)
+    return found.item() > 0
 
 
 def learning_rate(step: int, steps: int, highest: float) -> float:
@@ -163,6 +184,7 @@ class StepHooks:
         *,
         start: int,
         save: Callable[[Mapping[str, float]], None],
+        before_save: Callable[[], None] | None,
         sample: Callable[[int], None] | None,
         callback: Callable[[Progress], None] | None,
     ) -> None:
@@ -171,11 +193,12 @@ class StepHooks:
         Args:
             start: steps that were done before.
             save: writes the checkpoint, with these losses in it.
+            before_save: called before that.
             sample: called every `sample_every` steps and at the end, with the number of steps done.
             callback: called after every step.
         """
         self._config, self._process = config, process
-        self._save, self._sample, self._callback = save, sample, callback
+        self._write, self._before_save, self._sample, self._callback = save, before_save, sample, callback
         self._meter = Meter(config.steps, start, config.batch_size)
 
     def after(self, step: int, losses: Mapping[str, float], *, style_weight: float, bad_files: int) -> None:
@@ -197,3 +220,8 @@ class StepHooks:
         self._save(self._meter.last)
         if self._sample and step % self._config.sample_every:
             self._sample(step)
+
+    def _save(self, losses: Mapping[str, float]) -> None:
+        if self._before_save:
+            self._before_save()
+        self._write(losses)

@@ -6,6 +6,7 @@ ImageNet normalisation, zero padding) and VGGs with one entry per named convolut
 Collaborative Distillation, CVPR 2020, is of the latter kind.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -53,6 +54,14 @@ class LossNetwork(nn.Module):
     def layers(self) -> tuple[str, ...]:
         """Names that `forward` can be asked for, from the picture inwards."""
         return tuple(name.replace("conv", "relu") for name in self.convolutions)
+
+    def checksum(self) -> str:
+        """SHA-256 of the weights, hexadecimal: one for the same network whatever file it came from."""
+        digest = hashlib.sha256()
+        for name, weights in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weights.float().cpu().numpy().tobytes())  # rows first, however they are stored
+        return digest.hexdigest()
 
     def forward(self, picture: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
         """Activations after the named ReLUs, and nothing computed beyond the deepest one.

@@ -38,6 +38,12 @@ class RunReport:
             for name, value in progress.losses.items():
                 self._writer.add_scalar(f"loss/{name}", value, progress.step)
 
+    def write_log(self) -> None:
+        """Rewrite log.csv, and have TensorBoard's file written out."""
+        self._log.write()
+        if self._writer is not None:
+            self._writer.flush()
+
     def sample(self, network: nn.Module, step: int) -> None:
         """Paint the sample photographs and rewrite log.csv and report.png."""
         self._log.write()
@@ -71,7 +77,7 @@ def _draw(
     from matplotlib.figure import Figure  # late: a second to import
 
     columns = max(2, 1 + len(photographs))
-    figure = Figure(figsize=(3.2 * columns, 10), layout="constrained")
+    figure = Figure(figsize=(max(16, 3.2 * columns), 10), layout="constrained")  # as wide as the legend
     grid = figure.add_gridspec(3, columns, height_ratios=(1.1, 1, 1))
     log.draw(figure.add_subplot(grid[0, :]))
     _show(figure.add_subplot(grid[1:, 0]), style, "style image")

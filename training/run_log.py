@@ -43,13 +43,23 @@ class RunLog:
         return True
 
     def write(self) -> None:
-        """Write the file anew."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("w", newline="") as file:
-            columns = ("step", *self._curves, "style_weight", "pictures_per_second")
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.rows)
+        """Write the file anew, whole or not at all.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
+        part = self._path.with_name(f".{self._path.name}.part")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("w", newline="") as file:
+                columns = ("step", *self._curves, "style_weight", "pictures_per_second")
+                writer = csv.DictWriter(file, columns, restval="")
+                writer.writeheader()
+                writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.rows)
+            part.replace(self._path)
+        except OSError as exc:
+            part.unlink(missing_ok=True)
+            raise TrainingError(f"cannot write {self._path}: {exc}") from exc
 
     def draw(self, axes: Any) -> None:
         """The curves, on axes of matplotlib."""

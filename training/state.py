@@ -1,7 +1,7 @@
 """`state.pt`: what a training needs beside its checkpoint to go on as if it had not been stopped."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ def save_state(folder: Path, settings: Mapping[str, Any], state: Mapping[str, An
 
 
 def load_state(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The state that a run of the same settings left, on the CPU.
+    """The state that a run of the same settings left, on the CPU; the run's own are under `settings`.
+
+    A precision of "auto" agrees with what the run took, and a setting that older versions did not write with anything.
 
     Raises:
         TrainingError: there is none, it is damaged, or another run's.
@@ -44,6 +46,16 @@ def load_state(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     except Exception as exc:  # torch has many errors for a damaged file
         raise TrainingError(f"cannot resume from {path}: {exc}") from exc
     for name, wanted in settings.items():
-        if saved.get(name) != wanted:
-            raise TrainingError(f"{name} must be as in the run to resume ({saved.get(name)!r}), got {wanted!r}: {path}")
+        if (name, wanted) != ("precision", "auto") and saved.get(name, wanted) != wanted:
+            raise TrainingError(f"{name} must be as in the run to resume ({saved[name]!r}), got {wanted!r}: {path}")
     return state
+
+
+def paths_to_state(paths: set[Path]) -> list[str]:
+    """As plain values; the readers' threads may add to the set meanwhile."""
+    return sorted(map(str, paths.copy()))
+
+
+def paths_from_state(paths: Iterable[str]) -> set[Path]:
+    """Those that are still there."""
+    return {path for path in map(Path, paths) if path.is_file()}

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from .losses import content_loss, grid_loss, out_of_range_loss, total_variation_
 from .motion import Motion, MotionRange, disturb, motion_loss, random_motion
 from .networks import NetworkConfig, TransformationNetwork, build_network
 from .quality import structure_kept_of_batch
-from .state import check_no_run, load_state, save_state
+from .state import check_no_run, load_state, paths_from_state, paths_to_state, save_state
 from .style_targets import LayerTarget, layer_target
 from .train_config import TrainConfig
 
@@ -67,6 +67,10 @@ class _Run:
     network: TransformationNetwork
     optimizer: torch.optim.Optimizer
     balance: StyleBalance
+    bad_files: set[Path]
+    """Photographs that could not be read."""
+    before: dict[str, Any] | None = None
+    """How the checkpoint that it began with was made; see `Checkpoint.stage`."""
     step: int = 0
 
 
@@ -75,6 +79,7 @@ def train(
     *,
     resume: bool = False,
     callback: Callable[[Progress], None] | None = None,
+    before_save: Callable[[], None] | None = None,
     sample: Callable[[nn.Module, int], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Path:
@@ -86,6 +91,7 @@ def train(
     Args:
         resume: go on from `state.pt` in `config.output`, to the same result as an uninterrupted run.
         callback: called after every step.
+        before_save: called before every checkpoint is written.
         sample: called with the network every `sample_every` steps and at the end.
         should_stop: asked after every step; True writes the checkpoint and ends.
 
@@ -95,25 +101,29 @@ def train(
     with training_process(config) as process:
         photos = PhotoCrops(find_pictures(config.photos), config.batch_size, config.crop_size, config.seed)
         targets = _Targets.load(config, process.device)
-        run = _start(config, process.device)
+        run = _start(config, process.device, photos.bad_files)
+        settings = _settings(config, targets.loss_network)
         if resume:
-            _load_state(run, config)
+            state = load_state(config.output, settings)
+            _take_state(run, state)
+            process = process.at(state["settings"].get("precision", "auto"))
         else:
             if process.rank == 0:
                 check_no_run(config.output)
             if config.warm_start is not None:
-                begin_with(run.network, config.warm_start)
+                run.before = begin_with(run.network, config.warm_start).stage
+        settings["precision"] = process.precision
         network = process.parallel(run.network)
         hooks = StepHooks(
-            config, process, start=run.step, callback=callback,
-            save=partial(_save, run, config), sample=sample and partial(sample, run.network),
+            config, process, start=run.step, callback=callback, before_save=before_save,
+            save=partial(_save, run, config, settings), sample=sample and partial(sample, run.network),
         )  # fmt: skip
         for batch in photos.batches(run.step):
             if run.step >= config.steps or process.any(should_stop()):
                 break
-            losses = _step(run, network, process.share(batch), targets, config, process)
+            losses = _step(run, network, batch, targets, config, process)
             run.step += 1
-            hooks.after(run.step, losses, style_weight=run.balance.weight, bad_files=len(photos.bad_files))
+            hooks.after(run.step, losses, style_weight=run.balance.weight, bad_files=len(run.bad_files))
         hooks.end(run.step)
         return config.output / "checkpoint.safetensors"
 
@@ -148,15 +158,16 @@ class _Targets:
         return cls(network, style, keyframes, clips)
 
 
-def _start(config: TrainConfig, device: torch.device) -> _Run:
+def _start(config: TrainConfig, device: torch.device, bad_files: set[Path]) -> _Run:
     network = build_network(NetworkConfig.for_tier(config.tier))
     network = network.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
-    return _Run(network, optimizer, StyleBalance(config.structure, config.content_weight, config.style_weight))
+    balance = StyleBalance(config.structure, config.content_weight, config.style_weight)
+    return _Run(network, optimizer, balance, bad_files)
 
 
-def begin_with(network: TransformationNetwork, checkpoint: Path) -> None:
-    """Take over the weights of a checkpoint.
+def begin_with(network: TransformationNetwork, checkpoint: Path) -> Checkpoint:
+    """Take over the weights of a checkpoint, which is returned.
 
     Raises:
         TrainingError: it is missing, damaged or another network's.
@@ -166,18 +177,20 @@ def begin_with(network: TransformationNetwork, checkpoint: Path) -> None:
     if earlier.config != wanted:
         raise TrainingError(f"warm start must be a checkpoint of {wanted}, got {earlier.config}: {checkpoint}")
     network.load_state_dict(earlier.build().state_dict())
+    return earlier
 
 
 def _step(
     run: _Run,
     network: nn.Module,
-    photos: Tensor,
+    batch: Tensor,
     targets: _Targets,
     config: TrainConfig,
     process: Process,
 ) -> dict[str, float]:
-    """One step of Adam on a share of the batch, (N, 3, S, S) in [0, 255]; returns the losses of the whole batch."""
-    inputs = _inputs(run.step, photos, targets, config, rank=process.rank)
+    """One step of Adam on this process' share of the batch, (N, 3, S, S) in [0, 255]; returns the losses of it all."""
+    photos = process.share(batch)
+    inputs = _inputs(run.step, batch, targets, config, process)
     with process.autocast():
         painted = network(torch.cat([photos, inputs.disturbed, inputs.frames, *inputs.clip_frames]))
     terms = _terms(photos, painted, inputs, targets, process)
@@ -226,32 +239,48 @@ class _Inputs:
     """and how they shall be painted."""
     clips: ClipBatch | None = None
     """Frames of clips, two by two."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """By term: what this process' value counts, so that the mean over all processes is that of one that has it all."""
 
     @property
     def clip_frames(self) -> list[Tensor]:
         return [] if self.clips is None else [self.clips.first, self.clips.second]
 
 
-def _inputs(step: int, photos: Tensor, targets: _Targets, config: TrainConfig, *, rank: int) -> _Inputs:
-    """Depends on the step, the rank and the seed alone, so that a resumed run goes on the same."""
-    disturbed = frames = keyframes = photos[:0]
-    motion = None
+def _inputs(step: int, batch: Tensor, targets: _Targets, config: TrainConfig, process: Process) -> _Inputs:
+    """Depends on the step and the seed alone, so that a resumed run goes on the same.
+
+    Drawn for the whole batch, (N, 3, S, S), in every process, which then takes its part: several learn what one does.
+    """
+    disturbed = frames = keyframes = process.share(batch[:0])
+    motion = clips = None
+    shares = {}
+    draw = step * 64  # from when each process drew its own; kept, so that one process learns what it did then
     if config.motion_weight:
         # Half of the pictures are moved as well: the term costs a quarter of a step, and all of them a half.
-        moved = photos[: (len(photos) + 1) // 2]
-        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 64 + rank)
+        moved = batch[: (len(batch) + 1) // 2].to(process.device, memory_format=MEMORY_FORMAT)
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 * 64 + draw)
         limits = MotionRange()
-        motion = Motion(random_motion(moved.shape, generator, limits).grid.to(photos.device))
-        disturbed = disturb(motion.warp(moved).cpu(), generator, limits).to(photos.device)
+        whole = Motion(random_motion(moved.shape, generator, limits).grid.to(process.device))
+        disturbed = process.share(disturb(whole.warp(moved).cpu(), generator, limits))
+        motion = Motion(whole.grid[process.rank :: process.world])
+        shares["motion"] = _counted(motion.inside(), whole.inside(), process)
     if targets.keyframes is not None:
         # One for every four photographs: a film's few keyframes are soon known by heart.
-        pairs = targets.keyframes.batch(step * 64 + rank, (len(photos) + 3) // 4)
-        frames, keyframes = (x.to(photos.device, memory_format=MEMORY_FORMAT) for x in pairs)
-    clips = None
+        count = (len(batch) + 3) // 4
+        frames, keyframes = (process.share(x) for x in targets.keyframes.batch(draw, count))
+        shares["keyframes"] = len(frames) * process.world / count
     if targets.clips is not None and step >= VIDEO_STAGE * config.steps:
         # One pair, two pictures, for every four photographs: a step takes a third longer.
-        clips = targets.clips.batch(step * 64 + rank, (len(photos) + 3) // 4).to(photos.device)
-    return _Inputs(disturbed, motion, frames, keyframes, clips)
+        pairs = targets.clips.batch(draw, (len(batch) + 3) // 4)
+        clips = pairs.part(process.rank, process.world).to(process.device)
+        shares["videos"] = _counted(clips.followed, pairs.followed, process)
+    return _Inputs(disturbed, motion, frames, keyframes, clips, shares)
+
+
+def _counted(ours: Tensor, everyones: Tensor, process: Process) -> float:
+    """What a mean over the pixels of one mask, of 0 and 1, counts beside those of the other processes; 1 on average."""
+    return ours.sum().item() * process.world / max(1.0, everyones.sum().item())
 
 
 def _terms(photos: Tensor, painted: Tensor, inputs: _Inputs, targets: _Targets, process: Process) -> dict[str, Tensor]:
@@ -271,40 +300,47 @@ def _terms(photos: Tensor, painted: Tensor, inputs: _Inputs, targets: _Targets, 
         "grid": grid_loss(stylized),
     }
     if inputs.motion is not None:
-        terms["motion"] = motion_loss(stylized[: len(disturbed)], disturbed, inputs.motion)
-    if len(frames):
-        with process.autocast():
-            terms["keyframes"] = keyframe_loss(frames, inputs.keyframes, targets.loss_network)
+        terms["motion"] = inputs.shares["motion"] * motion_loss(stylized[: len(disturbed)], disturbed, inputs.motion)
+    if "keyframes" in inputs.shares:
+        terms["keyframes"] = torch.zeros((), device=photos.device)  # where another process has them all
+        if len(frames):
+            with process.autocast():
+                apart = keyframe_loss(frames, inputs.keyframes, targets.loss_network)
+            terms["keyframes"] = inputs.shares["keyframes"] * apart
     if inputs.clips is not None:
         first, second = clip_frames.chunk(2)
-        terms["videos"] = clip_loss(first, second, inputs.clips)
+        terms["videos"] = inputs.shares["videos"] * clip_loss(first, second, inputs.clips)
     return terms
 
 
-# What makes two runs the same run; paths and intervals may differ when it is resumed.
+# What makes two runs the same run, beside the loss network; paths and intervals may differ when it is resumed.
 _SAME_RUN = (
     "name", "tier", "steps", "batch_size", "crop_size", "learning_rate", "content_weight", "style_weight",
-    "structure", "tv_weight", "motion_weight", "video_weight", "style_size", "style_scale", "statistics", "seed",
+    "structure", "tv_weight", "motion_weight", "keyframe_weight", "video_weight", "style_size", "style_scale",
+    "statistics", "seed", "precision",
 )  # fmt: skip
 
 
-def _settings(config: TrainConfig) -> dict[str, Any]:
-    return {name: asdict(config)[name] for name in _SAME_RUN}
+def _settings(config: TrainConfig, loss_network: LossNetwork) -> dict[str, Any]:
+    settings = {name: asdict(config)[name] for name in _SAME_RUN}
+    return settings | {"loss_network_sha256": loss_network.checksum()}
 
 
-def _save(run: _Run, config: TrainConfig, losses: Mapping[str, float]) -> None:
+def _save(run: _Run, config: TrainConfig, settings: Mapping[str, Any], losses: Mapping[str, float]) -> None:
     config.output.mkdir(parents=True, exist_ok=True)
     metadata = {
         "name": config.name,
         "tier": config.tier,
         "style": {**asdict(config.style), "sha256": hashlib.sha256(config.style_image.read_bytes()).hexdigest()},
         "training": {
-            **_settings(config),
+            **settings,
+            "style_image": config.style_image.name,
             "content_layer": CONTENT_LAYER,
             "style_layers": list(STYLE_LAYERS),
             "warm_start": config.warm_start.parent.name if config.warm_start else "",
             "loss_network": config.loss_weights.name if config.loss_weights else config.loss_network,
             "final_style_weight": run.balance.weight,
+            **({} if run.before is None else {"before": run.before}),
         },
         "step": run.step,
         "losses": dict(losses),
@@ -315,19 +351,22 @@ def _save(run: _Run, config: TrainConfig, losses: Mapping[str, float]) -> None:
     )
     save_state(
         config.output,
-        _settings(config),
+        settings,
         {
             "network": weights,
             "optimizer": run.optimizer.state_dict(),
             "style_weight": run.balance.weight,
+            "bad_files": paths_to_state(run.bad_files),
+            "before": run.before,
             "step": run.step,
         },
     )
 
 
-def _load_state(run: _Run, config: TrainConfig) -> None:
-    state = load_state(config.output, _settings(config))
+def _take_state(run: _Run, state: Mapping[str, Any]) -> None:
     run.network.load_state_dict(state["network"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.balance.weight = float(state["style_weight"])
+    run.bad_files |= paths_from_state(state.get("bad_files", ()))  # older states lack both
+    run.before = state.get("before")
     run.step = int(state["step"])

@@ -15,6 +15,7 @@ from .adain_checkpoint import AdainCheckpoint, save_adain_checkpoint
 from .adain_config import AdainTrainConfig
 from .adain_objectives import Batch, CompactObjective, Objective, ReferenceObjective
 from .adain_reference import AdainNetworks
+from .checkpoint import load_checkpoint
 from .data import PhotoCrops, find_pictures
 from .errors import TrainingError
 from .loop import (
@@ -26,8 +27,8 @@ from .loop import (
     mean_over_processes,
     training_process,
 )
-from .loss_network import CONTENT_LAYER, STYLE_LAYERS, load_loss_network
-from .state import check_no_run, load_state, save_state
+from .loss_network import CONTENT_LAYER, STYLE_LAYERS, LossNetwork, load_loss_network
+from .state import check_no_run, load_state, paths_from_state, paths_to_state, save_state
 
 _WARM_START_PHOTOS = 16
 _LARGEST_GRADIENT = 5.0
@@ -39,6 +40,10 @@ class _Run:
 
     objective: Objective
     optimizer: torch.optim.Optimizer
+    bad_files: set[Path]
+    """Pictures that could not be read."""
+    before: dict[str, Any] | None
+    """How the checkpoint that it began with was made; see `Checkpoint.stage`."""
     step: int = 0
 
 
@@ -47,6 +52,7 @@ def train_adain(
     *,
     resume: bool = False,
     callback: Callable[[Progress], None] | None = None,
+    before_save: Callable[[], None] | None = None,
     sample: Callable[[AdainNetworks, int], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Path:
@@ -55,6 +61,7 @@ def train_adain(
     Args:
         resume: go on from `state.pt` in `config.output`, to the same result as an uninterrupted run.
         callback: called after every step.
+        before_save: called before every checkpoint is written.
         sample: called with the networks every `sample_every` steps and at the end.
         should_stop: asked after every step; True writes the checkpoint and ends.
 
@@ -62,20 +69,26 @@ def train_adain(
         TrainingError: pictures, weights or the state to resume from are missing or damaged; a loss is not finite.
     """
     with training_process(config) as process:
+        bad_files: set[Path] = set()
         photos, paintings = (
-            PhotoCrops(find_pictures(folder), config.batch_size, config.crop_size, seed, zoom=config.zoom)
+            PhotoCrops(find_pictures(folder), config.batch_size, config.crop_size, seed, config.zoom, bad_files)
             for folder, seed in ((config.photos, config.seed), (config.paintings, config.seed + 1))
         )
-        run = _start(config, photos, process.device)
+        loss_network = load_loss_network(config.loss_network, weights=config.loss_weights)
+        run = _start(config, loss_network, photos, process.device)
         objective = run.objective
+        settings = _settings(config, objective, loss_network)
         if resume:
-            _load_state(run, config)
+            state = load_state(config.output, settings)
+            _take_state(run, state)
+            process = process.at(state["settings"].get("precision", "auto"))
         elif process.rank == 0:
             check_no_run(config.output)
+        settings["precision"] = process.precision
         model = process.parallel(objective.model)
         hooks = StepHooks(
-            config, process, start=run.step, callback=callback,
-            save=partial(_save, run, config), sample=sample and partial(sample, objective.networks),
+            config, process, start=run.step, callback=callback, before_save=before_save,
+            save=partial(_save, run, config, settings), sample=sample and partial(sample, objective.networks),
         )  # fmt: skip
         for photo_batch, painting_batch in zip(photos.batches(run.step), paintings.batches(run.step), strict=False):
             if run.step >= config.steps or process.any(should_stop()):
@@ -83,24 +96,24 @@ def train_adain(
             styles = process.share(_recoloured(painting_batch, config.seed, run.step))
             losses = _step(run, model, process.share(photo_batch), styles, config, process)
             run.step += 1
-            bad_files = len(photos.bad_files) + len(paintings.bad_files)
-            hooks.after(run.step, losses, style_weight=objective.style_weight, bad_files=bad_files)
+            hooks.after(run.step, losses, style_weight=objective.style_weight, bad_files=len(bad_files))
         hooks.end(run.step)
         return config.output / "checkpoint.safetensors"
 
 
-def _start(config: AdainTrainConfig, photos: PhotoCrops, device: torch.device) -> _Run:
-    loss_network = load_loss_network(config.loss_network, weights=config.loss_weights)
+def _start(config: AdainTrainConfig, loss_network: LossNetwork, photos: PhotoCrops, device: torch.device) -> _Run:
     loss_network = loss_network.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
     objective: Objective
+    before = None
     if config.kind == "reference":
         objective = ReferenceObjective(config, loss_network)
     else:
         crops = PhotoCrops(photos.paths, _WARM_START_PHOTOS, config.crop_size, config.seed).batch(0)
         objective = CompactObjective(config, loss_network, crops)
+        before = load_checkpoint(config.warm_start).stage if config.warm_start else None
     model = objective.model.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return _Run(objective, torch.optim.Adam(learning, lr=config.learning_rate))
+    return _Run(objective, torch.optim.Adam(learning, lr=config.learning_rate), photos.bad_files, before)
 
 
 def _recoloured(paintings: Tensor, seed: int, step: int) -> Tensor:
@@ -144,17 +157,20 @@ def _step(
 # What makes two runs the same run; steps and batch size may change when it is resumed, to go on for longer.
 _SAME_RUN = (
     "kind", "name", "crop_size", "zoom", "learning_rate", "content_weight", "style_weight", "structure", "style_knee",
-    "tv_weight", "motion_weight", "identity_weight", "hint_weight", "seed",
+    "tv_weight", "motion_weight", "identity_weight", "hint_weight", "seed", "precision",
 )  # fmt: skip
 
 
-def _settings(config: AdainTrainConfig, objective: Objective) -> dict[str, Any]:
-    settings = {name: asdict(config)[name] for name in _SAME_RUN}
-    return settings | {"zoom": list(config.zoom), "network": objective.networks.config.to_dict()}
+def _settings(config: AdainTrainConfig, objective: Objective, loss_network: LossNetwork) -> dict[str, Any]:
+    return {
+        **{name: asdict(config)[name] for name in _SAME_RUN},
+        "zoom": list(config.zoom),
+        "network": objective.networks.config.to_dict(),
+        "loss_network_sha256": loss_network.checksum(),
+    }
 
 
-def _save(run: _Run, config: AdainTrainConfig, losses: Mapping[str, float]) -> None:
-    settings = _settings(config, run.objective)
+def _save(run: _Run, config: AdainTrainConfig, settings: Mapping[str, Any], losses: Mapping[str, float]) -> None:
     metadata = {
         "name": config.name,
         "training": {
@@ -167,6 +183,7 @@ def _save(run: _Run, config: AdainTrainConfig, losses: Mapping[str, float]) -> N
             "loss_network": config.loss_weights.name if config.loss_weights else config.loss_network,
             "warm_start": config.warm_start.parent.name if config.warm_start else "",
             "final_style_weight": run.objective.style_weight,
+            **({} if run.before is None else {"before": run.before}),
         },
         "step": run.step,
         "losses": dict(losses),
@@ -183,14 +200,15 @@ def _save(run: _Run, config: AdainTrainConfig, losses: Mapping[str, float]) -> N
             "model": run.objective.model.state_dict(),
             "optimizer": run.optimizer.state_dict(),
             "style_weight": run.objective.style_weight,
+            "bad_files": paths_to_state(run.bad_files),
             "step": run.step,
         },
     )
 
 
-def _load_state(run: _Run, config: AdainTrainConfig) -> None:
-    state = load_state(config.output, _settings(config, run.objective))
+def _take_state(run: _Run, state: Mapping[str, Any]) -> None:
     run.objective.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.objective.style_weight = float(state["style_weight"])
+    run.bad_files |= paths_from_state(state.get("bad_files", ()))  # older states lack them
     run.step = int(state["step"])

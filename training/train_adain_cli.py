@@ -87,10 +87,11 @@ def _run(
         style_side=config.style_size,
     )
     run_training(
-        partial(learn, config, resume=resume, sample=report.sample),
+        partial(learn, config, resume=resume, before_save=report.write_log, sample=report.sample),
         report,
         name=config.name,
         steps=config.steps,
+        folders=[config.photos, config.paintings],
         next_command=lambda checkpoint: f"impasto export onnx {checkpoint} -o {config.name}.stylizer.onnx",
         quiet=quiet,
     )

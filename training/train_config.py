@@ -26,7 +26,8 @@ class StyleInfo:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What to learn, from what, and how. The defaults made the styles that ship."""
+    """What to learn, from what, and how. The defaults are where to begin: `assets/styles.toml` has what each style that
+    ships was told instead, most of them a larger `style_size` and other `statistics`."""
 
     style_image: Path
     photos: Path
