@@ -7,6 +7,7 @@ grey or toned, the histogram of grey levels stands for it.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -42,12 +43,24 @@ class _Thumbnail:
     """Histogram of hue and saturation, sum 1."""
     levels: _Plane
     """Histogram of grey levels, sum 1."""
-    toned: bool
-    """All colours follow from the grey level: grey, sepia and the like."""
+    picture: Picture
+    """(54, 96, 3)."""
 
     @property
     def blank(self) -> bool:
         return float(self.grey.std()) < BLANK
+
+    @cached_property
+    def toned(self) -> bool:
+        """Pixels of one grey level are of one colour, but for noise: grey, sepia and the like."""
+        bins = self.grey.ravel() >> 3
+        pixels = np.maximum(np.bincount(bins, minlength=32), 1)
+        red, green, blue = (channel.ravel() for channel in np.moveaxis(self.picture.astype(np.float32), -1, 0))
+        for difference in (red - green, green - blue):
+            mean = np.bincount(bins, difference, minlength=32) / pixels
+            if (difference - mean[bins]).std() > TONED:
+                return False
+        return True
 
 
 class CutDetector:
@@ -78,30 +91,20 @@ def _thumbnail(picture: Picture) -> _Thumbnail:
     palette = cv2.calcHist([cv2.cvtColor(small, cv2.COLOR_RGB2HSV)], [0, 1], None, [12, 6], [0, 180, 0, 256])
     levels = cv2.calcHist([grey], [0], None, [32], [0, 256])
     palette, levels = (np.asarray(counts / (_HEIGHT * _WIDTH), np.float32) for counts in (palette, levels))
-    return _Thumbnail(grey, palette, levels, _is_toned(small, grey))
-
-
-def _is_toned(picture: Picture, grey: npt.NDArray[np.uint8]) -> bool:
-    """Whether pixels of one grey level are of one colour, but for noise."""
-    bins = grey.ravel() >> 3
-    pixels = np.maximum(np.bincount(bins, minlength=32), 1)
-    red, green, blue = (channel.ravel() for channel in np.moveaxis(picture.astype(np.float32), -1, 0))
-    for difference in (red - green, green - blue):
-        mean = np.bincount(bins, difference, minlength=32) / pixels
-        if (difference - mean[bins]).std() > TONED:
-            return False
-    return True
+    return _Thumbnail(grey, palette, levels, small)
 
 
 def _differ(first: _Thumbnail, second: _Thumbnail) -> bool:
-    # The palette first: it is cheap, and kept in almost every frame.
-    if first.toned and second.toned:
-        kept = float(np.minimum(first.levels, second.levels).sum()) >= LEVELS_KEPT
-    else:
-        kept = float(np.minimum(first.palette, second.palette).sum()) >= PALETTE_KEPT
-    if kept:
+    # The histograms first: they are cheap, and kept in almost every frame.
+    same_colors = _common(first.palette, second.palette) >= PALETTE_KEPT
+    if same_colors and (_common(first.levels, second.levels) >= LEVELS_KEPT or not (first.toned and second.toned)):
         return False
     return _structure_kept(first.grey, second.grey) < STRUCTURE_KEPT
+
+
+def _common(first: _Plane, second: _Plane) -> float:
+    """What two histograms have in common, 0 to 1."""
+    return float(np.minimum(first, second).sum())
 
 
 def _structure_kept(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> float:
