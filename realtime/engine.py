@@ -150,7 +150,7 @@ class PictureEngine:
         self._runner = runner
         self._stride = stride
         self.in_flight = in_flight
-        """How many batches may be submitted and not yet collected."""
+        """How many batches are worked on at once."""
         self.inputs: Tensors = inputs or {}
         """What the graph takes beside the frame: `style` (1, K) float32 for an arbitrary style. May be replaced between
         two frames; the arrays themselves must not change while a result is awaited."""
@@ -169,7 +169,8 @@ class PictureEngine:
     def submit(self, frames: Batch) -> PendingPicture:
         """Begin to stylize; `result()` of what comes back waits for it.
 
-        Results may be collected in any order. Beyond `in_flight` batches, submitting waits for the oldest.
+        Results may be collected in any order. Beyond `in_flight` batches and one that waits its turn, submitting waits
+        for the oldest.
 
         Args:
             frames: (N, H, W, 3) uint8 RGB, which must not change until the result is there.

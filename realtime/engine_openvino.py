@@ -118,11 +118,12 @@ class OpenVinoRunner:
 
 
 class _Compiled:
-    """A compiled model with as many requests as may be in flight; the oldest is waited for when all are busy."""
+    """A compiled model with requests for as many as are worked on at once, and for one that waits its turn, so that no
+    core waits for us; the oldest is waited for when all are taken."""
 
     def __init__(self, model: Any, shapes: Shapes | None, in_flight: int) -> None:
         self.shapes = shapes
-        self._free = [model.create_infer_request() for _ in range(in_flight)]
+        self._free = [model.create_infer_request() for _ in range(in_flight + 1 if in_flight > 1 else 1)]
         self._busy: deque[_Pending] = deque()
 
     def start(self, inputs: Tensors) -> "_Pending":

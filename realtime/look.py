@@ -102,10 +102,10 @@ class FilmStylizer:
 
     @property
     def in_flight(self) -> int:
-        """Frames that may be submitted at once: one more than the engines work on, so that none of them waits while a
-        frame is finished here and the next is made ready."""
+        """Frames that may be submitted at once: those that the engines work on, one that waits for them and one that is
+        finished here, so that none of them waits."""
         at_once = min(getattr(engine, "in_flight", 1) for engine in self._engines.values())
-        return at_once + 1 if at_once > 1 else 1
+        return at_once + 2 if at_once > 1 else 1
 
     def __call__(self, frame: Frame) -> Frame:
         return self.submit(frame).result()

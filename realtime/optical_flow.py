@@ -7,7 +7,7 @@ of two pictures: the pixel (x, y) of the first is found at (x + flow[y, x, 0], y
 import struct
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,9 @@ Grey = npt.NDArray[np.uint8]
 """(H, W) luma."""
 Mask = npt.NDArray[np.bool_]
 """(H, W)."""
-Preset = Literal["ultrafast", "fast", "medium"]
+Preset = Literal["quick", "medium"]
+"""OpenCV's medium; or its fast with fewer iterations, 8 and 2 for 16 and 5: 1.4 ms instead of 2.0 at 427x240 on one
+core, for 1 % more warping error of what is smoothed by it (four styles, four clips)."""
 
 MIN_SIDE = 16
 """DIS refuses pictures that are smaller than its patches at its coarsest level."""
@@ -35,7 +37,13 @@ class FlowEstimator:
     def __init__(self, preset: Preset = "medium") -> None:
         import cv2
 
-        self._dis = cv2.DISOpticalFlow.create(get_args(Preset).index(preset))
+        quick = preset == "quick"
+        self._dis = cv2.DISOpticalFlow.create(
+            cv2.DISOPTICAL_FLOW_PRESET_FAST if quick else cv2.DISOPTICAL_FLOW_PRESET_MEDIUM
+        )
+        if quick:
+            self._dis.setGradientDescentIterations(8)
+            self._dis.setVariationalRefinementIterations(2)
 
     def __call__(self, first: Grey, second: Grey) -> Flow:
         """Flow from `first` to `second`, both (H, W) uint8."""
@@ -52,18 +60,15 @@ def to_grey(picture: Picture) -> Grey:
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def warp(second: _Pixels, flow: Flow) -> _Pixels:
+def warp(second: _Pixels, flow: Flow, *, nearest: bool = False) -> _Pixels:
     """What stood in the second picture, drawn where it stood in the first: out(x) = second(x + flow(x)).
 
-    `second` is (H, W) or (H, W, C), uint8 or float32; bilinear, to 1/32 pixel, the border repeated outside.
+    `second` is (H, W) or (H, W, C), uint8 or float32; bilinear or the nearest pixel, the border repeated outside.
     """
     import cv2
 
-    height, width = flow.shape[:2]
-    where = cv2.add(flow, pixel_grid(height, width))
-    moved: _Pixels = cv2.remap(  # type: ignore[call-overload]
-        second, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
+    how = (cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR) | cv2.WARP_RELATIVE_MAP
+    moved: _Pixels = cv2.remap(second, flow, None, how, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
     return moved
 
 

@@ -11,20 +11,20 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from .cuts import CutDetector
 from .frame import Picture
-from .optical_flow import Flow, FlowEstimator, Grey, pixel_grid, to_grey, warp
+from .optical_flow import Flow, FlowEstimator, Grey, to_grey, warp
+from .smoothing_blend import Blender, Weights
 
 logger = logging.getLogger(__name__)
 
 FLOW_SHORT_SIDE = 240
-"""Pixels at which motion is looked for: 2 ms a frame, and sensor noise averages out."""
+"""Pixels at which motion is looked for: sensor noise averages out, and it takes 5 ms of one core a frame."""
 
 MOST_KEPT = 0.9
 """Share of the last picture at amount 1: a change of the painting itself is then half done after 7 frames."""
@@ -48,10 +48,6 @@ constants of Sundaram et al. 2010."""
 STILL = 0.35
 """Small pixels. A shorter motion that explains the input no better than none is estimation noise, and following it
 would let a still background drift."""
-
-_Weights = npt.NDArray[np.float32]
-_Painting = npt.NDArray[np.float32]
-_WEIGHT_SCALE = 1024.0  # cv2.blendLinear adds 1e-5 to the sum of weights, which would darken a still picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +85,7 @@ class Smoother:
         """Frames that went out unsmoothed because the motion came too late."""
         self._patience_ms = patience_ms
         self._tracker = _Tracker()
-        self._blender: _Blender | None = None
+        self._blender: Blender | None = None
         self._late: _Search | None = None
 
     @property
@@ -127,7 +123,8 @@ class Smoother:
                 search = None
         if search is None or self._blender is None or self._blender.shape != painted.shape:
             return self._keep(painted)
-        return self._blender(painted, search.result(), self.amount)
+        motion = search.result()
+        return self._blender(painted, motion.flow, _kept(motion, self.amount))
 
     def paint(self, content: Picture, paint: Callable[[], Picture]) -> Picture:
         """What `paint()` returns for `content`, smoothed; the motion is looked for in a thread meanwhile."""
@@ -157,7 +154,7 @@ class Smoother:
 
     def _keep(self, painted: Picture) -> Picture:
         if self._blender is None or self._blender.shape != painted.shape:
-            self._blender = _Blender(painted)
+            self._blender = Blender(painted)
         else:
             self._blender.keep(painted)
         return painted
@@ -215,7 +212,7 @@ class _Tracker:
         self._is_cut.reset()
 
     def _compare(self, small: Picture, last: Picture) -> _Motion:
-        estimate = self._estimators.pop() if self._estimators else FlowEstimator("fast")
+        estimate = self._estimators.pop() if self._estimators else FlowEstimator("quick")
         motion = _motion(estimate, small, last)
         self._estimators.append(estimate)
         return motion
@@ -227,10 +224,11 @@ def _motion(estimate: FlowEstimator, new: Picture, last: Picture) -> _Motion:
 
     new_grey, last_grey = to_grey(new), to_grey(last)
     flow = estimate(new_grey, last_grey)
-    forth = warp(estimate(last_grey, new_grey), flow)
-    length, missed = _squared_length(flow), _squared_length(flow + forth)
-    allowed = cv2.addWeighted(length, 0.01, _squared_length(forth), 0.01, MISMATCH)
-    lost = cv2.compare(missed, allowed, cv2.CMP_GT)
+    forth = warp(estimate(last_grey, new_grey), flow, nearest=True)
+    length = _squared_length(flow)
+    lost = cv2.compare(_squared_length(flow + forth), cv2.addWeighted(length, 0.02, length, 0, MISMATCH), cv2.CMP_GT)
+    # With a fourth channel, which OpenCV moves in half the time.
+    new, last = (np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA), np.uint8) for picture in (new, last))
     change = _change(new, warp(last, flow))
     still = _change(new, last)
     # As masks of 0 and 255 all along: numpy's take three times as long.
@@ -246,7 +244,7 @@ def _motion(estimate: FlowEstimator, new: Picture, last: Picture) -> _Motion:
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
 
 
-def _kept(motion: _Motion, amount: float) -> _Weights:
+def _kept(motion: _Motion, amount: float) -> Weights:
     """(h, w) in [0, 1]: share of the last picture in the new one."""
     import cv2
 
@@ -261,193 +259,41 @@ def _change(a: Picture, b: Picture) -> Grey:
     """(h, w) uint8: largest difference of the channels, averaged over 3x3 pixels."""
     import cv2
 
-    red, green, blue = cv2.split(cv2.blur(cv2.absdiff(a, b), (3, 3)))
+    red, green, blue, *_ = cv2.split(cv2.blur(cv2.absdiff(a, b), (3, 3)))
     return np.asarray(cv2.max(cv2.max(red, green), blue), np.uint8)
 
 
-class _Blender:
-    """The last picture, and buffers that stay: fresh memory for each frame would double the time.
-
-    The last picture is kept in float, because an 8-bit one would lose up to half a level a frame and darken what
-    stands still; and with a fourth channel, because OpenCV moves four in less than half the time that three take.
-    Blended in bands of rows that fit into a core's own cache.
-    """
-
-    def __init__(self, first: Picture) -> None:
-        height, width = first.shape[:2]
-        self.shape = first.shape
-        self._rows = min(height, max(8, BAND_BYTES // (width * _BAND_BYTES_A_PIXEL)))
-        band = (self._rows + 2 * _HALO, width)
-        self._flow = np.empty((height, width, 2), np.float32)
-        self._kept, self._sharp = (np.empty((height, width), np.float32) for _ in range(2))
-        self._where = np.empty((*band, 2), np.float32)
-        self._rest = np.empty(band, np.float32)
-        self._moved, self._other, self._new = (np.empty((*band, 4), np.float32) for _ in range(3))
-        self._bytes = np.empty((*band, 4), np.uint8)
-        self._last, self._next = (np.empty((height, width, 4), np.float32) for _ in range(2))
-        self.keep(first)
-
-    def keep(self, painted: Picture) -> None:
-        """The last picture from now on."""
-        for top, rows in self._bands():
-            self._load(painted[top : top + rows], self._last[top : top + rows])
-
-    def __call__(self, painted: Picture, motion: _Motion, amount: float) -> Picture:
-        """kept · (last, moved) + (1 - kept) · painted, (H, W, 3) uint8; the last picture from now on."""
-        import cv2
-
-        height, width, _ = self.shape
-        small_height, small_width = motion.change.shape
-        flow = motion.flow * np.array([width / small_width, height / small_height], np.float32)
-        kept = _kept(motion, amount)
-        sharpening = _sharpening(flow, kept)
-        cv2.resize(flow, (width, height), dst=self._flow, interpolation=cv2.INTER_LINEAR)
-        maps = [(kept, self._kept)] + ([(sharpening.share, self._sharp)] if sharpening else [])
-        for small, full in maps:
-            cv2.resize(small * np.float32(_WEIGHT_SCALE), (width, height), dst=full, interpolation=cv2.INTER_LINEAR)
-        smoothed = np.empty(self.shape, np.uint8)
-        for top, rows in self._bands():
-            carried = self._carried(slice(top, top + rows), motion.flow, sharpening)
-            self._blend(slice(top, top + rows), carried, painted, smoothed)
-        self._last, self._next = self._next, self._last
-        return smoothed
-
-    def _blend(self, rows: slice, carried: _Painting, painted: Picture, smoothed: Picture) -> None:
-        import cv2
-
-        kept, blended = self._kept[rows], self._next[rows]
-        fresh, new, eight = (buffer[: len(kept)] for buffer in (self._rest, self._new, self._bytes))
-        np.subtract(np.float32(_WEIGHT_SCALE), kept, out=fresh)
-        self._load(painted[rows], new)
-        cv2.blendLinear(carried, new, kept, fresh, dst=blended)
-        # Rounds; the values lie in 0…255 but for a hair beside strong edges.
-        cv2.convertScaleAbs(blended, dst=eight)
-        cv2.cvtColor(eight, cv2.COLOR_RGBA2RGB, dst=smoothed[rows])
-
-    def _carried(self, rows: slice, flow: Flow, sharpening: "_Sharpening | None") -> _Painting:
-        """These rows of the last picture, moved along by a small `flow`: (rows, W, 4), until the next call."""
-        import cv2
-
-        height, width, _ = self.shape
-        ratio = len(flow) / height
-        small = slice(max(0, math.floor(rows.start * ratio) - 1), math.ceil(rows.stop * ratio) + 1)
-        if not flow[small].any():
-            return self._last[rows]
-        top, bottom = max(0, rows.start - _HALO), min(height, rows.stop + _HALO)
-        count = bottom - top
-        where, moved, other = (buffer[:count] for buffer in (self._where, self._moved, self._other))
-        cv2.add(self._flow[top:bottom], pixel_grid(height, width)[top:bottom], dst=where)
-        cv2.remap(self._last, where, None, cv2.INTER_LINEAR, dst=moved, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-        carried = moved
-        if sharpening is not None:
-            least, most, *_ = cv2.minMaxLoc(sharpening.share[small])
-            even = least > _EVEN * most
-            if most > _LEAST_STRENGTH:
-                kernels = sharpening.kernels((least + most) / 2 if even else 1.0)
-                cv2.sepFilter2D(moved, -1, *kernels, dst=other, borderType=cv2.BORDER_REPLICATE)
-                carried = other
-            if most > _LEAST_STRENGTH and not even:
-                share, rest = self._sharp[top:bottom], self._rest[:count]
-                np.subtract(np.float32(_WEIGHT_SCALE), share, out=rest)
-                cv2.blendLinear(other, moved, share, rest, dst=moved)
-                carried = moved
-        return carried[rows.start - top : rows.stop - top]
-
-    def _bands(self) -> Iterator[tuple[int, int]]:
-        """First row and number of rows."""
-        height = self.shape[0]
-        return ((top, min(self._rows, height - top)) for top in range(0, height, self._rows))
-
-    def _load(self, picture: Picture, into: _Painting) -> None:
-        import cv2
-
-        eight = self._bytes[: len(picture)]
-        cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA, dst=eight)
-        np.copyto(into, eight)
-
-
-BAND_BYTES = 3 << 20
-"""Of all buffers of a band, for a core's own cache: 16.7 ms on one core at 720p, 17.8 with eight rows a band."""
-_BAND_BYTES_A_PIXEL = 96
-
-_HALO = 1
-"""Rows above and below a band that its sharpening looks at."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Sharpening:
-    """What gives a moved picture back the strokes that sampling between pixels takes.
-
-    The mean of two neighbours, as bilinear sampling takes it half way between them, softens a little; done again in
-    every frame it smears. Sharpening by [-1, 10, -1] / 8 gives back what their second difference lost there, elsewhere
-    4·f·(1 - f) of it, f being the way from one to the other. For no frequency is the product of both above 1, so
-    nothing grows from frame to frame. It costs 5 ms on one core at 720p, bicubic sampling 14.
-    """
-
-    strengths: tuple[float, float]
-    """To the right and down, 0 to 1, for the whole picture, and"""
-    share: _Weights
-    """(h, w) in [0, 1]: how much of them at each small pixel, never more than is right for either direction."""
-
-    def kernels(self, share: float) -> tuple[_Weights, _Weights]:
-        """(1, 3) for each direction, with that share of the strengths."""
-        first, second = (_DIFFERENCE * np.float32(share * strength / 8) + _UNCHANGED for strength in self.strengths)
-        return first, second
-
-
-def _sharpening(flow: Flow, kept: _Weights) -> _Sharpening | None:
-    """For (h, w, 2) in pixels of the painting, and the share of the last picture; None where that stays in place."""
-    import cv2
-
-    wanted = []
-    for plane in cv2.split(flow):
-        between = cv2.absdiff(plane, np.rint(plane))
-        wanted.append(4 * between * (1 - between))
-    most = cv2.max(*wanted)
-    moving = cv2.bitwise_and(cv2.inRange(kept, _LEAST_KEPT, 1.0), cv2.inRange(most, _LEAST_STRENGTH, 1.0))
-    if cv2.countNonZero(moving) < _LEAST_MOVING * moving.size:
-        return None
-    share = np.ones_like(kept)
-    strengths = []
-    for plane in wanted:
-        mean = cv2.mean(plane, moving)[0]
-        strengths.append(min(1.0, 1.5 * mean) if mean > _LEAST_MEAN else 0.0)
-        if strengths[-1]:
-            share = np.minimum(share, plane * np.float32(1 / strengths[-1]))
-    return _Sharpening((strengths[0], strengths[1]), share) if any(strengths) else None
-
-
-_DIFFERENCE = np.array([[-1, 2, -1]], np.float32)
-_UNCHANGED = np.array([[0, 1, 0]], np.float32)
-_LEAST_STRENGTH = 0.05  # of the sharpening half way between two pixels; less is not seen
-_LEAST_MEAN = 0.15  # over all that moves: a pan to the side does not move up and down
-_EVEN = 0.75  # the least share of a band, of the most: then the mean will do, for a third of the work
-_LEAST_KEPT = 0.2  # a smaller share of the last picture is gone before it smears
-_LEAST_MOVING = 0.01  # of the picture
-
-
-def _squared_length(flow: Flow) -> _Weights:
-    import cv2
-
-    return np.asarray(cv2.transform(cv2.multiply(flow, flow), _ONES), np.float32)
-
-
-_ONES = np.ones((1, 2), np.float32)
+def _squared_length(flow: Flow) -> Weights:
+    length = np.abs(flow.view(np.complex64)[..., 0])  # a sixth of the time that cv2.transform of the squares takes
+    return np.square(length, out=length)
 
 
 def shrink(picture: Picture, short_side: int) -> Picture:
-    """(H, W, 3) with the shorter side at most `short_side`, by area."""
+    """(H, W, 3) with the shorter side about `short_side`, or as it is where that is shorter.
+
+    Its height divides that of the picture, or nearly: see `smoothing_blend.Blender`.
+    """
     import cv2
 
     height, width = picture.shape[:2]
-    scale = min(1.0, short_side / min(height, width))
-    if scale == 1.0:
+    scale = short_side / min(height, width)
+    if scale >= 1.0:
         return picture
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    while min(picture.shape[:2]) >= 2 * short_side:  # by halves first, which takes half the time
+    small_height = _handy(height, height * scale)
+    size = (max(1, round(width * small_height / height)), small_height)
+    while picture.shape[0] >= 2 * small_height:  # by halves first: one step by area takes twice as long
         half = (max(1, picture.shape[1] // 2), max(1, picture.shape[0] // 2))
         picture = np.asarray(cv2.resize(picture, half, interpolation=cv2.INTER_AREA), np.uint8)
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _handy(height: int, wanted: float) -> int:
+    """The small height near `wanted` of which few rows, at best one, are a whole number of rows of `height`."""
+    near = range(max(1, round(wanted * 0.9)), min(height, round(wanted * 1.1)) + 1)
+    return min(near, key=lambda small: (max(_FEW_ROWS, height // math.gcd(height, small)), abs(small - wanted)))
+
+
+_FEW_ROWS = 6
 
 
 def check_amount(amount: float) -> None:

@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 IN_FLIGHT = 2
 """Frames that an engine works on at once; see tests/benchmarks/overlap.py."""
 
+IN_FLIGHT_SMOOTHED = 3
+"""The same with `--smooth`, which takes cores from the engine's threads: those of one frame wait for each other, so it
+is better to have fewer on each. Whole process, 720p, 4 cores, 289 frames: 14.5 s, with two 15.3, with four 14.6."""
+
 
 IN_FLIGHT_PIXELS = 2048 * 1152
 """Larger frames are painted one at a time: two of 4K take 2.5 GB, one 1.8, and each keeps all cores busy alone."""
@@ -80,7 +84,7 @@ class Engines:
         """Choose tiles and frames in flight for a film or picture of this size; loads anew only if that changes."""
         tile = tile_for(height, width, self._options.tile) if self._palette is None else None
         many = film and tile is None and height * width <= IN_FLIGHT_PIXELS
-        fit = _Fit(tile, IN_FLIGHT if many else 1)
+        fit = _Fit(tile, (IN_FLIGHT_SMOOTHED if self._options.smooth else IN_FLIGHT) if many else 1)
         if fit == self._fit:
             return
         if tile is not None and self._options.tile is None:

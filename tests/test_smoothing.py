@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from impasto.export.artifact import Artifact
+from impasto.realtime import smoothing_blend
 from impasto.realtime.engine import EngineInfo
 from impasto.realtime.frame import Frame
 from impasto.realtime.live_painter import Look as LiveLook
@@ -20,7 +21,7 @@ from impasto.realtime.look import Cue, FilmStylizer, Look
 from impasto.realtime.optical_flow import FlowEstimator, followed, to_grey, warp
 from impasto.realtime.options import VideoOptions
 from impasto.realtime.pipeline import Progress
-from impasto.realtime.smoothing import Smoother
+from impasto.realtime.smoothing import Smoother, shrink
 from impasto.realtime.source_file import VideoFile
 from impasto.realtime.stylizer import Stylizer
 from impasto.realtime.video import stylize_video
@@ -239,6 +240,32 @@ def test_any_size(height: int, width: int) -> None:
     smooth = Smoother(0.5)
     for seed in range(3):
         assert smooth(texture(seed, height, width), texture(seed, height, width)).shape == (height, width, 3)
+
+
+@pytest.mark.parametrize(("height", "small_height"), [(90, 30), (90, 20), (98, 56), (97, 41)])
+def test_bands_are_not_seen(height: int, small_height: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blended by and by, a picture is what it is blended in one piece, but for rounding."""
+    rng = np.random.default_rng(0)
+    flow = np.ascontiguousarray(cv2.resize(rng.normal(0, 4, (6, 8, 2)).astype(np.float32), (60, small_height)))
+    kept = np.float32(0.9) * cv2.resize(rng.random((9, 9), dtype=np.float32), (60, small_height))
+    pictures = [texture(seed, height, 160) for seed in range(4)]
+
+    def blended(band_bytes: int) -> list[np.ndarray]:
+        monkeypatch.setattr(smoothing_blend, "BAND_BYTES", band_bytes)
+        blend = smoothing_blend.Blender(pictures[0])
+        return [blend(picture, flow, kept) for picture in pictures[1:]]
+
+    for whole, parts in zip(blended(1 << 30), blended(1), strict=True):
+        assert np.abs(whole.astype(int) - parts).max() <= 1
+        assert np.abs(whole.astype(int) - pictures[0]).mean() > 5, "something was blended"
+
+
+@pytest.mark.parametrize(
+    ("size", "small"),
+    [((720, 1280), (240, 427)), ((1080, 1920), (216, 384)), ((1920, 1080), (384, 216)), ((200, 300), (200, 300))],
+)
+def test_small_copies_have_heights_that_divide_well(size: tuple[int, int], small: tuple[int, int]) -> None:
+    assert shrink(np.zeros((*size, 3), np.uint8), 240).shape[:2] == small
 
 
 def test_motion_is_looked_for_while_painting() -> None:
