@@ -42,8 +42,8 @@ CHANGE_SIGMA = 16.0
 0.8: warping error left 0.49 at 6, 0.38 at 12, 0.32 at 20; at 12 the trails of the tests' moving square stay unseen."""
 
 MISMATCH = 0.5
-"""Squared distance, small pixels, by which the flow there and back may miss, plus 1 % of its squared length: the
-constants of Sundaram et al. 2010."""
+"""Squared distance, small pixels, by which the flow there and back may miss, plus 1 % of both squared lengths (equal,
+where it does not miss): the constants of Sundaram et al. 2010."""
 
 STILL = 0.35
 """Small pixels. A shorter motion that explains the input no better than none is estimation noise, and following it
@@ -288,7 +288,8 @@ def shrink(picture: Picture, short_side: int) -> Picture:
 
 
 def _handy(height: int, wanted: float) -> int:
-    """The small height near `wanted` of which few rows, at best one, are a whole number of rows of `height`."""
+    """A small height near `wanted` of which a whole number of rows is at most `_FEW_ROWS` of `height`, or as few as
+    can be."""
     near = range(max(1, round(wanted * 0.9)), min(height, round(wanted * 1.1)) + 1)
     return min(near, key=lambda small: (max(_FEW_ROWS, height // math.gcd(height, small)), abs(small - wanted)))
 
