@@ -306,6 +306,13 @@ def test_bad_options_get_one_line_and_a_code(folder, tiny_loss_weights, change, 
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+def test_a_wrong_style_is_said_before_anything_is_fetched(folder, tiny_loss_weights):
+    result = run(folder, tiny_loss_weights, "none.onnx", "--loss-weights", "none.pth")
+    assert result.exit_code == 3
+    assert "none.onnx" in result.stderr
+    assert "none.pth" not in result.stderr
+
+
 def test_checkpoint_painter_is_the_network():
     torch.manual_seed(0)
     network = build_network(NetworkConfig("fast", width=4, blocks=1)).eval()

@@ -110,7 +110,6 @@ def evaluate(
     from .loss_network import load_loss_network
 
     where = torch_device(gatys_device)
-    network = load_loss_network(loss_network, weights=loss_weights).to(where)
     held_out = _read_photos(photos, num_photos)
     with ExitStack() as stack, stop_on_interrupt("stopping; Ctrl-C again stops at once") as stop:
         opened = []
@@ -118,6 +117,7 @@ def evaluate(
             for style in _open(text, context.obj, device=device, checkpoints_on=str(where)):
                 stack.callback(style.close)
                 opened.append((text, style))
+        network = load_loss_network(loss_network, weights=loss_weights).to(where)
         judge = _Judge(held_out, network, counts, gatys_start, quiet=quiet, should_stop=stop.is_set)
         if any(style.like for _, style in opened):
             if paintings is None:
