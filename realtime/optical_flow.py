@@ -23,7 +23,7 @@ Mask = npt.NDArray[np.bool_]
 """(H, W)."""
 Preset = Literal["quick", "medium"]
 """OpenCV's medium; or its fast with fewer iterations, 8 and 2 for 16 and 5: 1.4 ms instead of 2.0 at 427x240 on one
-core, for 1 % more warping error of what is smoothed by it (four styles, four clips)."""
+core, for 1 to 2 % more warping error of what is smoothed by it (four styles, four clips)."""
 
 MIN_SIDE = 16
 """DIS refuses pictures that are smaller than its patches at its coarsest level."""
