@@ -259,8 +259,8 @@ def _change(a: Picture, b: Picture) -> Grey:
     """(h, w) uint8: largest difference of the channels, averaged over 3x3 pixels."""
     import cv2
 
-    red, green, blue, *_ = cv2.split(cv2.blur(cv2.absdiff(a, b), (3, 3)))
-    return np.asarray(cv2.max(cv2.max(red, green), blue), np.uint8)
+    red, green, blue, *_ = cv2.split(cv2.absdiff(a, b))
+    return np.asarray(cv2.blur(cv2.max(cv2.max(red, green), blue), (3, 3)), np.uint8)
 
 
 def _squared_length(flow: Flow) -> Weights:

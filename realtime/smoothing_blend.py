@@ -176,8 +176,11 @@ def _sharpening(flow: Flow, kept: Weights) -> _Sharpening | None:
     """For (h, w, 2) in pixels of the painting, and the share of the last picture; None where that stays in place."""
     import cv2
 
-    between = np.abs(flow - np.rint(flow))
-    wanted = cv2.split(4 * between * (1 - between))
+    # 4·f·(1 - f), in as little memory as can be.
+    between = np.rint(flow)
+    np.abs(np.subtract(flow, between, out=between), out=between)
+    rest = np.subtract(np.float32(4), 4 * between)
+    wanted = cv2.split(np.multiply(between, rest, out=rest))
     moving = cv2.bitwise_and(cv2.inRange(kept, _LEAST_KEPT, 1.0), cv2.inRange(cv2.max(*wanted), _LEAST_STRENGTH, 1.0))
     if cv2.countNonZero(moving) < _LEAST_MOVING * moving.size:
         return None
