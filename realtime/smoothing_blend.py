@@ -15,8 +15,9 @@ Weights = npt.NDArray[np.float32]
 _Painting = npt.NDArray[np.float32]
 _WEIGHT_SCALE = 1024.0  # cv2.blendLinear adds 1e-5 to the sum of weights, which would darken a still picture
 
-BAND_BYTES = 5 << 19
-"""Of all that a band of rows works with, for a core's own cache."""
+BAND_BYTES = 5 << 20
+"""Of all that a band of rows works with, so that most of it stays in a cache. A quarter of it fits into a core's own, but
+makes the bands so many that their number costs more than the cache saves: 24.1 ms instead of 20.7 on one core at 720p."""
 _BYTES_A_PIXEL = 84
 
 _HALO = 1
@@ -28,7 +29,7 @@ class Blender:
 
     The last picture is kept in float, because an 8-bit one would lose up to half a level a frame and darken what
     stands still; and with a fourth channel, because OpenCV moves four in less than half the time that three take.
-    All is done in bands of rows that fit into a core's own cache, from the small flow to the bytes that go out.
+    All is done in bands of rows that fit into a cache, from the small flow to the bytes that go out.
     """
 
     def __init__(self, first: Picture) -> None:
