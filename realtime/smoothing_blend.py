@@ -16,8 +16,8 @@ _Painting = npt.NDArray[np.float32]
 _WEIGHT_SCALE = 1024.0  # cv2.blendLinear adds 1e-5 to the sum of weights, which would darken a still picture
 
 BAND_BYTES = 5 << 20
-"""Of all that a band of rows works with, so that most of it stays in a cache. A quarter of it fits into a core's own, but
-makes the bands so many that their number costs more than the cache saves: 24.1 ms instead of 20.7 on one core at 720p."""
+"""Of all that a band of rows works with, so that most of it stays in a cache. A quarter of it fits into a core's own,
+but makes so many bands that their number costs more than the cache saves: 24 ms instead of 21 on one core at 720p."""
 _BYTES_A_PIXEL = 84
 
 _HALO = 1
