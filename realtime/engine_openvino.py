@@ -90,6 +90,9 @@ class OpenVinoRunner:
         self._compiled_for(self._last)
 
     def close(self) -> None:
+        for compiled in (self._any_size, self._one_size):
+            if compiled is not None:
+                compiled.finish()
         self._core = self._any_size = self._one_size = None
 
     def _compiled_for(self, shapes: Shapes) -> "_Compiled":
@@ -98,6 +101,8 @@ class OpenVinoRunner:
         self._repeats = self._repeats + 1 if shapes == self._last else 1
         self._last = shapes
         if self._repeats >= REPEATS_BEFORE_COMPILING:
+            if self._one_size is not None:
+                self._one_size.finish()
             self._one_size = None  # its memory must go before that of its successor comes
             self._one_size = self._compile(shapes)
             return self._one_size
@@ -132,6 +137,11 @@ class _Compiled:
         pending = _Pending(self, self._free.pop(), inputs)
         self._busy.append(pending)
         return pending
+
+    def finish(self) -> None:
+        """Wait for all that is under way: it writes into memory that may be freed once nobody waits for it."""
+        while self._busy:
+            self._busy[0].finish()
 
     def give_back(self, pending: "_Pending", request: Any) -> None:
         self._busy.remove(pending)

@@ -1,5 +1,7 @@
 """One contract for every engine that is installed here; the others skip and say why."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -114,6 +116,23 @@ def test_a_size_that_keeps_coming_gives_the_same_picture(
     pictures.append(engine(frames))
     for picture in pictures[1:]:
         assert compare([(pictures[0], picture)], precision=precision, engine="").psnr_db > PSNR_FLOOR_DB[precision]
+
+
+def test_closing_waits_for_what_nobody_collects() -> None:
+    """As when a disk is full: frames under way are left alone, and must not write into memory that was freed."""
+    script = (
+        "import gc, numpy as np\n"
+        "from impasto.assets import find_style\n"
+        "from impasto.realtime.engine_choice import load_engine\n"
+        "for _ in range(3):\n"
+        "    engine = load_engine(find_style('mosaic', 'fast'), device='cpu', in_flight=2)\n"
+        "    left = [engine.submit(np.zeros((1, 720, 1280, 3), np.uint8)) for _ in range(6)]\n"
+        "    engine.close()\n"
+        "    del left, engine\n"
+        "    gc.collect()\n"
+        "    [np.empty((720, 1280, 3), np.uint8).fill(1) for _ in range(20)]\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
 @every_engine
