@@ -1,6 +1,6 @@
 """Train and export the networks that paint like any painting, and encode the paintings of the styles that ship.
 
-    python -m impasto.assets.make_any --photos DIR --paintings DIR --styles DIR --warm-start CHECKPOINT --output DIR
+    python -m impasto.assets.make_any --photos DIR --paintings DIR --styles DIR --warm-start mosaic --output DIR
 
 Writes any.stylizer.onnx, any.style-encoder.onnx, and any.styles.npz with the style vector of every trained style's
 painting, so that `--style mine.jpg:0.6,mosaic:0.4` is one network and one pass. A run that was stopped goes on where it
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="photographs to train on")
     parser.add_argument("--paintings", type=Path, required=True, help="paintings to train on")
     parser.add_argument("--styles", type=Path, required=True, help="paintings of the styles in styles.toml")
-    parser.add_argument("--warm-start", type=Path, help="checkpoint of a fast-tier style")
+    parser.add_argument("--warm-start", help="style, artifact or checkpoint of the fast tier")
     parser.add_argument("--validation", type=Path, help="photographs to prove the export on; default the demo clip")
     parser.add_argument("--loss-weights", type=Path)
     parser.add_argument("--run", type=Path, default=Path("runs/any.compact"))
@@ -30,7 +30,7 @@ def main() -> None:
     train = ["train-adain", "--photos", str(options.photos), "--paintings", str(options.paintings)]
     train += ["-o", str(options.run)]
     train += ["--loss-weights", str(options.loss_weights)] if options.loss_weights else []
-    train += ["--warm-start", str(options.warm_start)] if options.warm_start else []
+    train += ["--warm-start", options.warm_start] if options.warm_start else []
     train += ["--resume"] if (options.run / "state.pt").exists() else []
     impasto(*train)
     stylizer = options.output / "any.stylizer.onnx"

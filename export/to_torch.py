@@ -1,5 +1,6 @@
-"""Artifact back to PyTorch: it holds weights and the network's configuration, so no checkpoint is needed."""
+"""Artifact back to PyTorch, to run it or to train on: it holds weights and the network's configuration."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from .errors import ArtifactError
 
 if TYPE_CHECKING:
     import torch
+
+    from ..training.checkpoint import Checkpoint
 
 
 def rebuild_network(artifact: Artifact) -> "torch.nn.Module":
@@ -44,3 +47,31 @@ def rebuild_network(artifact: Artifact) -> "torch.nn.Module":
             norm: Any = network.get_submodule(node.input[1].removeprefix("inner.").removesuffix(".weight"))
             norm.eps = next(attribute.f for attribute in node.attribute if attribute.name == "epsilon")
     return network
+
+
+def rebuild_checkpoint(artifact: Artifact) -> "Checkpoint":
+    """What was exported: the same network but for the rounding of its weights, with what is known of its training.
+
+    Raises:
+        ArtifactError: as `rebuild_network`.
+    """
+    from ..training.checkpoint import Checkpoint
+    from ..training.instance_norm import InstanceNorm
+    from ..training.networks import from_export
+
+    folded: Any = rebuild_network(artifact)
+    for convolution, norm in folded.normalised():
+        # Centred activations were divided by what their epsilon tells. The mean taken out makes no difference.
+        deviation = (InstanceNorm.eps / norm.eps) ** 0.5
+        for parameter in convolution.parameters():
+            parameter.data *= deviation
+    known = artifact.metadata
+    metadata = {
+        "name": known.name,
+        "tier": known.tier,
+        "style": asdict(known.style),
+        "training": {key: value for key, value in known.training.items() if key not in ("network", "step")},
+        "step": known.training.get("step"),
+        "losses": dict(known.losses),
+    }
+    return Checkpoint(folded.config, from_export(folded).state_dict(), metadata)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -17,6 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from impasto.export.artifact import Artifact, Metadata, save_artifact
 from impasto.realtime.engine import Batch, Done, EngineInfo, PendingPicture
+
+if TYPE_CHECKING:
+    from .train_helpers import MakeConfig
 
 
 @pytest.fixture(scope="session")
@@ -164,6 +167,14 @@ def served(
 
     with serve(tmp_path, make_artifact, identity_model, monkeypatch) as running:
         yield running
+
+
+@pytest.fixture
+def make_config(tmp_path: Path, tiny_loss_weights: Path) -> "MakeConfig":
+    """Settings of a training of seconds; see `train_helpers`."""
+    from .train_helpers import config_maker
+
+    return config_maker(tmp_path, tiny_loss_weights)
 
 
 class PlainEngine:

@@ -158,26 +158,24 @@ def test_only_the_decoder_of_the_reference_learns(reference: ReferenceNetworks) 
     assert learning == {"decoder"}
 
 
-def test_a_warm_start_paints_like_the_style_that_it_came_from(tmp_path: Path) -> None:
+def test_a_warm_start_paints_like_the_style_that_it_came_from() -> None:
     """With the one photograph that was measured, as its own painting, and nothing learned yet, exactly so."""
     torch.manual_seed(1)
     fast = build_network(NetworkConfig("fast", width=4, blocks=1, padding=TINY.padding))
     with torch.no_grad():
         for parameter in fast.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    path = tmp_path / "checkpoint.safetensors"
-    save_checkpoint(path, Checkpoint(fast.config, fast.state_dict(), {}))
     networks, photo = CompactNetworks(TINY), pictures(1)
-    begin_with(networks, path, photo)
+    begin_with(networks, Checkpoint(fast.config, fast.state_dict(), {}), photo)
     with torch.no_grad():
         networks.encoder.to_style.weight.zero_()
-        wanted = load_checkpoint(path).build()(photo)
+        wanted = fast.eval()(photo)
         got = networks(photo, photo)
     assert (got - wanted).abs().max() < 0.5
     assert wanted.std() > 5
-    save_checkpoint(path, Checkpoint(NetworkConfig("fast", width=4, blocks=2), {}, {}))
-    with pytest.raises(TrainingError, match="warm start must be a fast-tier checkpoint of width 4 with 1 blocks"):
-        begin_with(networks, path, photo)
+    deeper = Checkpoint(NetworkConfig("fast", width=4, blocks=2), {}, {})
+    with pytest.raises(TrainingError, match=r"fast-tier style of width 4 with 1 blocks, got .* with 2 blocks"):
+        begin_with(networks, deeper, photo)
 
 
 # The training
@@ -240,6 +238,19 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(make_config: MakeConfig, kind: s
         train_adain(replace(parts, tv_weight=9.0), resume=True)
 
 
+def test_a_resumed_run_needs_no_warm_start_and_still_names_it(make_config: MakeConfig, tmp_path: Path) -> None:
+    fast = build_network(NetworkConfig("fast", width=4, blocks=1, padding=TINY.padding))
+    style = tmp_path / "style.safetensors"
+    save_checkpoint(style, Checkpoint(fast.config, fast.state_dict(), {"step": 7, "training": {"name": "dots"}}))
+    config = make_config(warm_start=style)
+    count = iter(range(10))
+    reports_of(config, should_stop=lambda: next(count) >= 4)
+    style.unlink()
+    reports_of(config, resume=True)
+    training = load_adain_checkpoint(config.output / "checkpoint.safetensors").metadata["training"]
+    assert training["before"] == {"name": "dots", "style": {}, "step": 7}
+
+
 @pytest.mark.parametrize("kind", ["compact", "reference"])
 def test_a_checkpoint_gives_the_networks_back(make_config: MakeConfig, kind: str, tmp_path: Path) -> None:
     seen = []
@@ -273,17 +284,19 @@ def test_settings_that_cannot_be() -> None:
             AdainTrainConfig.of("compact", here, here, here, **options)
     with pytest.raises(ValueError, match="style_weight must be a number for the reference"):
         AdainTrainConfig.of("reference", here, here, here, style_weight=None)
+    with pytest.raises(ValueError, match="warm_start must be none for the reference"):
+        AdainTrainConfig.of("reference", here, here, here, warm_start=here)
 
 
 def test_the_command_trains_and_reports(make_config: MakeConfig, tmp_path: Path) -> None:
-    from impasto.training.train_adain_cli import train_adain_app
+    from impasto.realtime.cli_train import adain_app
 
     config = make_config()
     arguments = [
         "--photos", config.photos, "--paintings", config.paintings, "-o", config.output, "--kind", "reference",
         "--loss-weights", config.loss_weights, "--steps", 2, "--batch-size", 2, "--crop-size", 64, "--quiet",
     ]  # fmt: skip
-    result = CliRunner().invoke(train_adain_app, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(adain_app, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     report = cv2.imread(str(config.output / "report.png"))
     assert report is not None

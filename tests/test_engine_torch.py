@@ -12,7 +12,7 @@ from impasto.export.artifact import Artifact  # noqa: E402
 from impasto.export.errors import ArtifactError  # noqa: E402
 from impasto.export.parity import compare  # noqa: E402
 from impasto.export.to_onnx import build_graph, torch_reference  # noqa: E402
-from impasto.export.to_torch import rebuild_network  # noqa: E402
+from impasto.export.to_torch import rebuild_checkpoint, rebuild_network  # noqa: E402
 from impasto.realtime.engine import PictureEngine  # noqa: E402
 from impasto.realtime.engine_torch import TorchRunner  # noqa: E402
 from impasto.realtime.errors import EngineError  # noqa: E402
@@ -58,3 +58,19 @@ def test_an_artifact_that_does_not_say_what_it_holds(small_artifact: Artifact) -
         rebuild_network(small_artifact)
     with pytest.raises(EngineError, match="must say which network it holds"):
         TorchRunner(small_artifact, "cpu", "fp32")
+
+
+def test_the_checkpoint_that_was_exported_comes_back(artifact: Artifact, network: torch.nn.Module) -> None:
+    """To train on: not as it was made for engines, with folded upsampling and centred activations."""
+    restored = rebuild_checkpoint(artifact)
+    assert restored.config == network.config
+    before_norms = {f"{name}.bias" for name in ("down.0", "down.1", "body.0.conv1", "body.0.conv2")}
+    before_norms |= {"up.0.conv.bias", "up.1.conv.bias"}  # centred: a mean that the normalisation takes out again
+    for name, wanted in network.state_dict().items():
+        if name not in before_norms:
+            assert torch.allclose(restored.state_dict[name], wanted, rtol=2e-3, atol=1e-3 * wanted.abs().max()), name
+    pictures = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 255
+    with torch.inference_mode():
+        wanted, painted = network(pictures), restored.build()(pictures)
+    assert (painted - wanted).abs().max() < 0.5
+    assert wanted.std() > 5

@@ -1,95 +1,35 @@
-"""The training loop: it learns, resumes exactly, runs in several processes, and survives what users feed it."""
+"""The training loop: it learns, resumes exactly, and survives what users feed it."""
 
-import csv
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
 from impasto.training import loop  # noqa: E402
 from impasto.training.balance import StyleBalance  # noqa: E402
 from impasto.training.checkpoint import load_checkpoint  # noqa: E402
-from impasto.training.cli import train_app  # noqa: E402
-from impasto.training.clips import ClipPairs  # noqa: E402
 from impasto.training.errors import TrainingError  # noqa: E402
-from impasto.training.keyframes import KeyframePairs  # noqa: E402
-from impasto.training.loop import Process, Progress, learning_rate  # noqa: E402
-from impasto.training.train import _inputs, _start, _Targets, _terms, train  # noqa: E402
-from impasto.training.train_config import TrainConfig  # noqa: E402
+from impasto.training.loop import learning_rate  # noqa: E402
+from impasto.training.train import train  # noqa: E402
 
-MakeConfig = Callable[..., TrainConfig]
-
-
-def striped(size: int, colours: tuple[tuple[int, int, int], ...], width: int = 7) -> np.ndarray:
-    lines = np.arange(size) // width % len(colours)
-    return np.ascontiguousarray(np.broadcast_to(np.array(colours, np.uint8)[lines][:, None], (size, size, 3)))
-
-
-@pytest.fixture
-def make_config(tmp_path: Path, tiny_loss_weights: Path) -> MakeConfig:
-    """A training of seconds: six photographs of coloured blocks, a striped painting, the tiny loss network."""
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(6):
-        coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-        cv2.imwrite(str(photos / f"{i}.png"), cv2.resize(coarse, (96, 80), interpolation=cv2.INTER_NEAREST))
-    painting = tmp_path / "stripes.png"
-    cv2.imwrite(str(painting), striped(96, ((20, 40, 200), (240, 240, 90)))[:, :, ::-1])
-
-    def make(run: str = "run", **options: object) -> TrainConfig:
-        defaults = {
-            "style_image": painting, "photos": photos, "output": tmp_path / run, "name": "stripes",
-            "loss_weights": tiny_loss_weights, "steps": 8, "batch_size": 2, "crop_size": 64, "style_size": 64,
-            "checkpoint_every": 4, "precision": "fp32",
-        }  # fmt: skip
-        return TrainConfig(**{**defaults, **options})
-
-    return make
-
-
-def run_losses(config: TrainConfig, **options: object) -> list[Progress]:
-    reports: list[Progress] = []
-    train(config, callback=reports.append, **options)
-    return reports
-
-
-def stop_after(steps: int) -> Callable[[], bool]:
-    asked: list[int] = []
-    return lambda: asked.append(1) or len(asked) > steps
-
-
-def weights_of(config: TrainConfig) -> dict:
-    return load_checkpoint(config.output / "checkpoint.safetensors").state_dict
-
-
-def assert_same_weights(a: TrainConfig, b: TrainConfig) -> None:
-    first, second = weights_of(a), weights_of(b)
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def assert_same_pictures(a: TrainConfig, b: TrainConfig, *, levels: float) -> None:
-    """Weights differ where they do not matter: a bias before a normalisation gets only rounding noise, which Adam
-    scales up. So the pictures are compared: largest mean difference over a photograph, in 1/255."""
-    photo = torch.from_numpy(np.random.default_rng(1).uniform(0, 255, (1, 3, 64, 64)).astype(np.float32))
-    with torch.inference_mode():
-        first, second = (load_checkpoint(c.output / "checkpoint.safetensors").build()(photo) for c in (a, b))
-    assert (first - second).abs().mean() < levels
-    assert first.std() > 1
+from .train_helpers import (  # noqa: E402
+    MakeConfig,
+    assert_same_pictures,
+    assert_same_weights,
+    panning,
+    run_losses,
+    stop_after,
+    striped,
+    train_command,
+)
 
 
 def test_the_loss_falls(make_config: MakeConfig) -> None:
@@ -144,8 +84,7 @@ def test_a_warm_start_begins_with_the_weights_of_another_run(make_config: MakeCo
     second = make_config("second", warm_start=checkpoint, steps=1, learning_rate=1e-9)
     run_losses(second)
     assert_same_pictures(first, second, levels=0.01)
-    assert load_checkpoint(second.output / "checkpoint.safetensors").metadata["training"]["warm_start"] == "first"
-    with pytest.raises(TrainingError, match=r"warm start must be a checkpoint of .*johnson.*, got .*fast"):
+    with pytest.raises(TrainingError, match=r"must be a johnson network .* with 5 blocks.*, got a fast"):
         train(make_config("third", warm_start=checkpoint, tier="quality"))
 
 
@@ -182,7 +121,7 @@ def test_samples_are_painted_every_so_often_and_at_the_end(make_config: MakeConf
 
 
 def test_clips_join_in_for_the_last_part_and_resume(make_config: MakeConfig, make_clip: Callable[..., Path]) -> None:
-    clips = make_clip("pan.mkv", height=96, width=128, codec="ffv1", pixel_format="bgr0", draw=_panning).parent
+    clips = make_clip("pan.mkv", height=96, width=128, codec="ffv1", pixel_format="bgr0", draw=panning).parent
     whole, halves, without = make_config("whole", videos=clips), make_config("halves", videos=clips), make_config("no")
     reports = run_losses(whole)
     assert ["videos" in report.losses for report in reports] == [False] * 5 + [True] * 3
@@ -199,7 +138,7 @@ def test_clips_join_in_for_the_last_part_and_resume(make_config: MakeConfig, mak
 def test_a_run_killed_at_once_resumes_to_the_same_step(make_config: MakeConfig) -> None:
     whole, killed = make_config("whole", steps=30), make_config("killed", steps=30)
     run_losses(whole)
-    process = subprocess.Popen(_train_command(killed), stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(train_command(killed), stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
         if line.strip() == "9":  # two checkpoints written, the third not
@@ -211,86 +150,6 @@ def test_a_run_killed_at_once_resumes_to_the_same_step(make_config: MakeConfig) 
     assert resumed[0].step in (9, 13, 17)  # the step after the last whole checkpoint
     assert resumed[-1].step == 30
     assert_same_pictures(whole, killed, levels=0.05)  # another process may sum in another order
-
-
-@pytest.mark.parametrize("batch_size", [2, 6])  # one picture each; three and three, two of them and one moved
-def test_two_processes_equal_one(make_config: MakeConfig, batch_size: int) -> None:
-    one, two = (make_config(run, batch_size=batch_size, steps=4) for run in ("one", "two"))
-    run_losses(one)
-    _torchrun(_train_command(two))
-    assert_same_pictures(
-        one, two, levels=1.0
-    )  # gradients that are not averaged give 18, a motion of its own for each 8
-    assert load_checkpoint(two.output / "checkpoint.safetensors").metadata["losses"] == pytest.approx(
-        load_checkpoint(one.output / "checkpoint.safetensors").metadata["losses"], rel=0.01
-    )
-
-
-@pytest.mark.parametrize("world", [2, 4])
-def test_the_mean_over_processes_is_what_one_alone_finds(
-    make_config: MakeConfig, make_clip: Callable[..., Path], world: int
-) -> None:
-    """All terms and their gradients, those too of which a process has no picture."""
-    config = make_config(batch_size=4, steps=1)
-    clips = make_clip("pan.mkv", height=96, width=128, codec="ffv1", pixel_format="bgr0", draw=_panning).parent
-    photo = striped(64, ((200, 0, 90), (0, 120, 30)))
-    targets = replace(
-        _Targets.load(config, torch.device("cpu")),
-        keyframes=KeyframePairs(((photo, 255 - photo),), 64, 0),
-        clips=ClipPairs.load(clips, crop_size=64, seed=0),
-    )
-    batch = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
-    torch.manual_seed(0)
-    network = _start(config, torch.device("cpu"), set()).network
-
-    def found(process: Process) -> tuple[dict[str, float], torch.Tensor]:
-        photos, inputs = process.share(batch), _inputs(1, batch, targets, config, process)
-        painted = network(torch.cat([photos, inputs.disturbed, inputs.frames, *inputs.clip_frames]))
-        terms = _terms(photos, painted, inputs, targets, process)
-        network.zero_grad()
-        sum(terms.values()).backward()
-        return {name: term.item() for name, term in terms.items()}, network.to_rgb.weight.grad.clone()
-
-    alone, gradient = found(Process(0, 1, torch.device("cpu"), bf16=False))
-    parts = [found(Process(rank, world, torch.device("cpu"), bf16=False)) for rank in range(world)]
-    assert {"motion", "keyframes", "videos"} <= alone.keys()
-    assert {name: np.mean([part[name] for part, _ in parts]) for name in alone} == pytest.approx(alone, rel=1e-4)
-    mean = torch.stack([part for _, part in parts]).mean(dim=0)
-    assert (mean - gradient).norm() < 1e-3 * gradient.norm()
-
-
-def _panning(number: int, height: int, width: int) -> np.ndarray:
-    coarse = np.random.default_rng(0).integers(30, 226, (16, 30, 3), dtype=np.uint8)
-    return cv2.resize(coarse, (width + 60, height), interpolation=cv2.INTER_CUBIC)[:, 2 * number :][:, :width]
-
-
-def test_processes_end_together_though_one_alone_is_told(make_config: MakeConfig) -> None:
-    config = make_config(batch_size=4, steps=50, motion_weight=0.0)
-    third = "lambda asked=[]: asked.append(1) or os.environ['RANK'] == '1' and len(asked) > 3"
-    _torchrun(_train_command(config, should_stop=third))
-    assert load_checkpoint(config.output / "checkpoint.safetensors").metadata["step"] == 3
-
-
-def _torchrun(command: list[str]) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run(torchrun + command[1:], check=True, capture_output=True, timeout=120)
-
-
-def _train_command(config: TrainConfig, *, should_stop: str = "lambda: False") -> list[str]:
-    """A child process that trains and prints each step."""
-    script = config.photos.parent / f"train_{config.output.name}.py"
-    fields = {name: getattr(config, name) for name in config.__dataclass_fields__ if name != "style"}
-    arguments = ", ".join(
-        f"{name}=Path({str(value)!r})" if isinstance(value, Path) else f"{name}={value!r}"
-        for name, value in fields.items()
-    )
-    script.write_text(
-        "import os\n"
-        "from pathlib import Path\n"
-        "from impasto.training import TrainConfig, train_style as train\n"
-        f"train(TrainConfig({arguments}), callback=lambda p: print(p.step, flush=True), should_stop={should_stop})\n"
-    )
-    return [sys.executable, str(script)]
 
 
 def test_a_second_run_never_overwrites_the_first(make_config: MakeConfig) -> None:
@@ -354,44 +213,6 @@ def test_a_state_of_an_older_version_can_be_gone_on_from(make_config: MakeConfig
     assert_same_weights(whole, halves)
 
 
-def _fake_processes(monkeypatch: pytest.MonkeyPatch, *, rank: int, said: float) -> list[str]:
-    """As if `torchrun` had started two; the first one says `said`. The backends that are asked for."""
-    begun: list[str] = []
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(
-        loop, "dist", SimpleNamespace(
-            init_process_group=begun.append, destroy_process_group=lambda: None, is_initialized=lambda: True,
-            get_rank=lambda: rank, get_world_size=lambda: 2,
-            broadcast=lambda tensor, source: tensor.fill_(said) if rank != source else None,
-        ),
-    )  # fmt: skip
-    return begun
-
-
-@pytest.mark.parametrize(
-    ("rank", "ours", "said", "bf16"), [(0, True, 0, True), (1, True, 0, False), (1, False, 1, True)]
-)
-def test_the_first_process_decides_on_the_precision(
-    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, rank: int, ours: bool, said: int, bf16: bool
-) -> None:
-    _fake_processes(monkeypatch, rank=rank, said=said)
-    monkeypatch.setattr(loop, "bf16_is_faster", lambda device: ours)
-    with loop.training_process(make_config(precision="auto", device="cpu")) as process:
-        assert process.bf16 is bf16
-
-
-@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("auto", "nccl")])
-def test_processes_talk_by_what_their_device_understands(
-    monkeypatch: pytest.MonkeyPatch, device: str, backend: str
-) -> None:
-    begun = _fake_processes(monkeypatch, rank=1, said=0)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with loop._process_group(device) as place:
-        assert place == (1, 2)
-    assert begun == [backend]
-
-
 def test_nothing_to_resume_is_said(make_config: MakeConfig) -> None:
     with pytest.raises(TrainingError, match="nothing to resume"):
         train(make_config(), resume=True)
@@ -413,63 +234,6 @@ def test_bad_photographs_are_skipped_and_counted(make_config: MakeConfig) -> Non
     # As in a run that was not interrupted, it stays counted and is not tried again.
     (config.photos / "bad.jpg").write_bytes((config.photos / "0.png").read_bytes())
     assert run_losses(config, resume=True)[0].bad_files == 1
-
-
-def test_damaged_photographs_do_not_end_the_command(make_config: MakeConfig) -> None:
-    """Nor do they get into the report, which begins with the first ones of the folder."""
-    config = make_config()
-    for name in "01234":
-        path = config.photos / f"{name}.png"
-        path.write_bytes(path.read_bytes()[:60])
-    (config.photos / "notes.txt").write_text("no picture")
-    (config.photos / ".hidden").write_text("no picture either")
-    done = CliRunner().invoke(train_app, _arguments(config, "--steps", "4"))
-    assert done.exit_code == 0, (done.output, done.exception)
-    assert "done; skipped files: 5 could not be read, 1 not a picture; next: impasto export" in done.stdout
-    assert cv2.imread(str(config.output / "report.png")) is not None
-
-    (config.photos / "5.png").write_bytes(b"")
-    none = CliRunner().invoke(train_app, _arguments(make_config("none"), "--steps", "4"))
-    assert isinstance(none.exception, TrainingError)
-    assert "none of the 6 pictures" in str(none.exception)
-
-
-def test_tensorboard_gets_losses_and_pictures(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    scalars: list[tuple[str, int]] = []
-    images: list[tuple[str, tuple[int, ...], int]] = []
-
-    class Writer:
-        def __init__(self, folder: Path) -> None:
-            self.folder = folder
-
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            scalars.append((name, step))
-
-        def add_image(self, name: str, picture: np.ndarray, step: int, *, dataformats: str) -> None:
-            images.append((name, picture.shape, step))
-
-        def flush(self) -> None:
-            scalars.append(("flush", 0))
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
-    done = CliRunner().invoke(train_app, _arguments(make_config(), "--steps", "12", "--tensorboard", "--quiet"))
-    assert done.exit_code == 0, (done.output, done.exception)
-    assert [step for name, step in scalars if name == "loss/total"] == [10, 12]
-    assert scalars[-1] == ("flush", 0)
-    assert images == [(f"sample/{i}", (320, 384, 3), 12) for i in range(4)]
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    missing = CliRunner().invoke(train_app, _arguments(make_config("missing"), "--tensorboard"))
-    assert "pip install tensorboard" in str(missing.exception)
-
-
-def _arguments(config: TrainConfig, *more: str) -> list[str]:
-    """Of `impasto train`."""
-    return [
-        str(config.style_image), "--photos", str(config.photos), "-o", str(config.output),
-        "--loss-weights", str(config.loss_weights), "--batch-size", "2", "--crop-size", "64", "--style-size", "64",
-        "--precision", "fp32", *more,
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["tiny", "grey", "alpha", "sixteen"])
@@ -541,68 +305,3 @@ def test_the_learning_rate_is_one_cycle() -> None:
 def test_wrong_settings_are_refused(make_config: MakeConfig, options: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make_config(**options)
-
-
-def test_the_command_trains_reports_and_stops_cleanly_on_ctrl_c(make_config: MakeConfig) -> None:
-    config = make_config()
-    program = [sys.executable, "-c", "from impasto.realtime.cli import main; main()", "train"]
-    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    done = subprocess.run(
-        [*program, *_arguments(config, "--steps", "12", "--sample-every", "6")],
-        capture_output=True, text=True, env=environment, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    said = done.stderr.splitlines()
-    assert said[-1].startswith("step 12/12")
-    assert all(line.startswith("step ") and line.endswith(" s left") for line in said), said  # one line a report
-    rows = list(csv.DictReader((config.output / "log.csv").read_text().splitlines()))
-    assert [row["step"] for row in rows] == ["10", "12"]
-    assert cv2.imread(str(config.output / "report.png")) is not None
-
-    other = config.output.with_name("interrupted")
-    process = subprocess.Popen(
-        [*program, *_arguments(replace(config, output=other), "--steps", "100000", "--checkpoint-every", "10")],
-        stderr=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
-    deadline = time.monotonic() + 90
-    while not (other / "state.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    # What SIGKILL would leave: the rows up to the checkpoint.
-    rows = list(csv.DictReader((other / "log.csv").read_text().splitlines()))
-    assert rows[0]["step"] == "10"
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "--resume" in said
-    assert "Traceback" not in said
-    assert load_checkpoint(other / "checkpoint.safetensors").metadata["step"] >= 10
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (["missing.jpg", "--photos", "PHOTOS"], 3, "missing.jpg"),
-        (["STYLE", "--photos", "nowhere"], 3, "nowhere"),
-        (["STYLE", "--photos", "PHOTOS", "--loss-weights", "none.pth"], 3, "none.pth"),
-        (["STYLE", "--photos", "PHOTOS", "--style-weight", "much"], 2, "--style-weight"),
-        (["STYLE", "--photos", "PHOTOS", "--steps", "0"], 2, "steps"),
-    ],
-)
-def test_wrong_input_is_one_line_and_an_exit_code(
-    make_config: MakeConfig,
-    tmp_path: Path,
-    arguments: list[str],
-    code: int,
-    said: str,
-) -> None:
-    config = make_config()
-    names = {"STYLE": str(config.style_image), "PHOTOS": str(config.photos)}
-    command = [sys.executable, "-c", "from impasto.realtime.cli import main; main()", "train"]
-    extra = [] if "--loss-weights" in arguments else ["--loss-weights", str(config.loss_weights)]
-    done = subprocess.run(
-        [*command, *(names.get(a, a) for a in arguments), *extra, "-o", str(tmp_path / "out")],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    assert said in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1

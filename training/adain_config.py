@@ -56,7 +56,7 @@ class AdainTrainConfig:
     hint_weight: float = 0.1
     """Compact only."""
     warm_start: Path | None = None
-    """Compact only: a fast-tier checkpoint whose convolutions the stylizer begins with."""
+    """Compact only: a fast-tier style whose convolutions the stylizer begins with, as in `TrainConfig`."""
     seed: int = 0
     checkpoint_every: int = 250
     sample_every: int = 500
@@ -71,6 +71,8 @@ class AdainTrainConfig:
         check_crop(self, multiple=16)
         if self.kind == "reference" and self.style_weight is None:
             raise ValueError("style_weight must be a number for the reference, got none")
+        if self.kind == "reference" and self.warm_start is not None:
+            raise ValueError(f"warm_start must be none for the reference, got {self.warm_start}")
         if not 1.0 <= self.zoom[0] <= self.zoom[1] <= 8.0:
             raise ValueError(f"zoom must be two numbers in 1…8, the lower first, got {self.zoom}")
 

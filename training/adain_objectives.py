@@ -17,7 +17,6 @@ unlike the paper's, so that its λ of 10 means something for VGGs of any scale; 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -29,7 +28,7 @@ from .adain_losses import hint_loss, statistics_loss, style_distances, tempered
 from .adain_networks import CompactNetworks, mean_and_deviation
 from .adain_reference import ENCODER_LAYER, STATISTICS_LAYERS, AdainNetworks, ReferenceNetworks
 from .balance import StyleBalance
-from .checkpoint import load_checkpoint
+from .checkpoint import Checkpoint
 from .errors import TrainingError
 from .instance_norm import InstanceNorm
 from .loss_network import CONTENT_LAYER, STYLE_LAYERS, LossNetwork
@@ -91,13 +90,19 @@ class Batch:
 class CompactObjective:
     """Stylizer and style encoder, end to end."""
 
-    def __init__(self, config: AdainTrainConfig, loss_network: LossNetwork, photographs: Tensor) -> None:
-        """`photographs`: (N, 3, S, S) in [0, 255], what a warm start is measured on."""
+    def __init__(
+        self,
+        config: AdainTrainConfig,
+        loss_network: LossNetwork,
+        photographs: Tensor,
+        earlier: Checkpoint | None = None,
+    ) -> None:
+        """`photographs`: (N, 3, S, S) in [0, 255], what a warm start with the style `earlier` is measured on."""
         self._config, self._loss_network = config, loss_network
         networks = CompactNetworks(config.network)
         self.networks: AdainNetworks = networks
-        if config.warm_start is not None:
-            begin_with(networks, config.warm_start, photographs)
+        if earlier is not None:
+            begin_with(networks, earlier, photographs)
         with torch.no_grad():
             probe = photographs[:1].to(loss_network.device)
             sizes = [x.shape[1] for x in loss_network(probe, STYLE_LAYERS).values()]
@@ -231,7 +236,7 @@ def description_target(features: Mapping[str, Tensor]) -> Tensor:
 _FIRST_STYLE_WEIGHT = 5.0  # the middle of what single styles end with, 2 to 14
 
 
-def begin_with(networks: CompactNetworks, checkpoint: Path, photographs: Tensor) -> None:
+def begin_with(networks: CompactNetworks, fast: Checkpoint, photographs: Tensor) -> None:
     """Take over the convolutions of a fast-tier style, and its normalisations as the first style of all paintings.
 
     Where the compact stylizer has no normalisation, what the style's did to these photographs on average is folded
@@ -241,14 +246,13 @@ def begin_with(networks: CompactNetworks, checkpoint: Path, photographs: Tensor)
         photographs: (N, 3, H, W) in [0, 255].
 
     Raises:
-        TrainingError: no fast-tier checkpoint of this width and depth.
+        TrainingError: no fast-tier style of this width and depth.
     """
-    fast = load_checkpoint(checkpoint)
     wanted = networks.config
     if (fast.config.architecture, fast.config.width, fast.config.blocks) != ("fast", wanted.width, wanted.blocks):
         raise TrainingError(
-            f"warm start must be a fast-tier checkpoint of width {wanted.width} with {wanted.blocks} blocks, "
-            f"got {fast.config}: {checkpoint}"
+            f"warm start must be a fast-tier style of width {wanted.width} with {wanted.blocks} blocks, "
+            f"got a {fast.config}"
         )
     network: Any = fast.build()  # its parts are known, but not to the type checker
     stylizer: Any = networks.stylizer

@@ -1,5 +1,6 @@
 """Checkpoints of single styles."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,10 @@ class Checkpoint:
         except RuntimeError as exc:
             raise TrainingError(f"the checkpoint's weights must fit {self.config}: {exc}") from exc
         return network.eval()
+
+
+LoadCheckpoint = Callable[[Path], Checkpoint]
+"""What opens a warm start: `load_checkpoint`, or a function that knows of installed styles too."""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

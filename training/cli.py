@@ -1,4 +1,8 @@
-"""`impasto train`: learn a style. Imports torch only once a command runs."""
+"""`impasto train`: learn a style. Imports torch only once a command runs.
+
+Installed styles are found, and artifacts read, above this package, so the command is made by `train_app` with a
+function that opens a warm start.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -11,15 +15,21 @@ from .cli_common import needs_train_extra, parse_style_weight, run_training, som
 from .gatys_config import Statistics
 
 if TYPE_CHECKING:
+    from .checkpoint import LoadCheckpoint
     from .train_config import TrainConfig
-
-train_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _NUM_SAMPLES = 4
 
 
-@train_app.command()
+def train_app(open_warm_start: option.OpenWarmStart) -> typer.Typer:
+    """The command."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(context_settings={"obj": open_warm_start})(train)
+    return app
+
+
 def train(
+    context: typer.Context,
     style_image: Annotated[Path, typer.Argument(help="The painting to learn.")],
     photos: option.Photos,
     output: Annotated[
@@ -56,7 +66,11 @@ def train(
     ] = None,
     video_weight: Annotated[float | None, typer.Option(help="How much the clips count.")] = None,
     warm_start: Annotated[
-        Path | None, typer.Option(help="Checkpoint of the same tier to begin with, of this style or another.")
+        Path | None,
+        typer.Option(
+            metavar="STYLE",
+            help="Begin with a style of the same tier, this or another: an installed one, artifact or checkpoint.",
+        ),
     ] = None,
     loss_network: option.LossNetwork = "vgg19", loss_weights: option.LossWeights = None, seed: option.Seed = None,
     checkpoint_every: option.CheckpointEvery = None, sample_every: option.SampleEvery = None,
@@ -82,17 +96,33 @@ def train(
             checkpoint_every=checkpoint_every, sample_every=sample_every,
         ),
     )  # fmt: skip
-    _run(config, samples=samples, resume=resume, tensorboard=tensorboard, quiet=quiet)
+    load_earlier = partial(context.obj, tier=tier)
+    _run(config, load_earlier, samples=samples, resume=resume, tensorboard=tensorboard, quiet=quiet)
 
 
-def _run(config: "TrainConfig", *, samples: Path | None, resume: bool, tensorboard: bool, quiet: bool) -> None:
+def _run(
+    config: "TrainConfig",
+    load_earlier: "LoadCheckpoint",
+    *,
+    samples: Path | None,
+    resume: bool,
+    tensorboard: bool,
+    quiet: bool,
+) -> None:
     from .report import RunReport
     from .train import train as learn
 
     shown = some_pictures(samples or config.photos, _NUM_SAMPLES)
     report = RunReport(config.output, style_image=config.style_image, photographs=shown, tensorboard=tensorboard)
     run_training(
-        partial(learn, config, resume=resume, before_save=report.write_log, sample=report.sample),
+        partial(
+            learn,
+            config,
+            resume=resume,
+            load_earlier=load_earlier,
+            before_save=report.write_log,
+            sample=report.sample,
+        ),
         report,
         name=config.name,
         steps=config.steps,

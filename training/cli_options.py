@@ -1,9 +1,13 @@
 """Options that several of `train`, `train-adain`, `evaluate` and `gatys` have. Light to import."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import typer
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
+    from .networks import Tier
 
 Photos = Annotated[Path, typer.Option(help="Folder of photographs to practise on; a thousand or more.")]
 Steps = Annotated[int | None, typer.Option(help="Training steps.")]
@@ -24,6 +28,14 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
 Threads = Annotated[int, typer.Option(min=0, help="Of PyTorch on the CPU; 0 for its own choice.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
+
+
+class OpenWarmStart(Protocol):
+    """Opens what `--warm-start` names."""
+
+    def __call__(self, style: Path, /, *, tier: "Tier") -> "Checkpoint":
+        """An installed style's name, an artifact or a checkpoint; `tier` chooses among those of a name."""
+        ...
 
 
 def chosen(**options: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .balance import StyleBalance
-from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import Checkpoint, LoadCheckpoint, load_checkpoint, save_checkpoint
 from .clips import ClipBatch, ClipPairs, clip_loss
 from .data import PhotoCrops, find_pictures, read_picture, resize_short_side, to_tensor
 from .errors import TrainingError
@@ -78,6 +78,7 @@ def train(
     config: TrainConfig,
     *,
     resume: bool = False,
+    load_earlier: LoadCheckpoint = load_checkpoint,
     callback: Callable[[Progress], None] | None = None,
     before_save: Callable[[], None] | None = None,
     sample: Callable[[nn.Module, int], None] | None = None,
@@ -90,6 +91,7 @@ def train(
 
     Args:
         resume: go on from `state.pt` in `config.output`, to the same result as an uninterrupted run.
+        load_earlier: opens `config.warm_start`.
         callback: called after every step.
         before_save: called before every checkpoint is written.
         sample: called with the network every `sample_every` steps and at the end.
@@ -111,7 +113,9 @@ def train(
             if process.rank == 0:
                 check_no_run(config.output)
             if config.warm_start is not None:
-                run.before = begin_with(run.network, config.warm_start).stage
+                earlier = load_earlier(config.warm_start)
+                begin_with(run.network, earlier)
+                run.before = earlier.stage
         settings["precision"] = process.precision
         network = process.parallel(run.network)
         hooks = StepHooks(
@@ -166,18 +170,15 @@ def _start(config: TrainConfig, device: torch.device, bad_files: set[Path]) -> _
     return _Run(network, optimizer, balance, bad_files)
 
 
-def begin_with(network: TransformationNetwork, checkpoint: Path) -> Checkpoint:
-    """Take over the weights of a checkpoint, which is returned.
+def begin_with(network: TransformationNetwork, earlier: Checkpoint) -> None:
+    """Take over the weights of a checkpoint.
 
     Raises:
-        TrainingError: it is missing, damaged or another network's.
+        TrainingError: it is another network's, or damaged.
     """
-    earlier = load_checkpoint(checkpoint)
-    wanted = network.config
-    if earlier.config != wanted:
-        raise TrainingError(f"warm start must be a checkpoint of {wanted}, got {earlier.config}: {checkpoint}")
+    if earlier.config != network.config:
+        raise TrainingError(f"warm start must be a {network.config}, got a {earlier.config}")
     network.load_state_dict(earlier.build().state_dict())
-    return earlier
 
 
 def _step(
@@ -337,7 +338,6 @@ def _save(run: _Run, config: TrainConfig, settings: Mapping[str, Any], losses: M
             "style_image": config.style_image.name,
             "content_layer": CONTENT_LAYER,
             "style_layers": list(STYLE_LAYERS),
-            "warm_start": config.warm_start.parent.name if config.warm_start else "",
             "loss_network": config.loss_weights.name if config.loss_weights else config.loss_network,
             "final_style_weight": run.balance.weight,
             **({} if run.before is None else {"before": run.before}),

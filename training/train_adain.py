@@ -15,7 +15,7 @@ from .adain_checkpoint import AdainCheckpoint, save_adain_checkpoint
 from .adain_config import AdainTrainConfig
 from .adain_objectives import Batch, CompactObjective, Objective, ReferenceObjective
 from .adain_reference import AdainNetworks
-from .checkpoint import load_checkpoint
+from .checkpoint import Checkpoint, LoadCheckpoint, load_checkpoint
 from .data import PhotoCrops, find_pictures
 from .errors import TrainingError
 from .loop import (
@@ -51,6 +51,7 @@ def train_adain(
     config: AdainTrainConfig,
     *,
     resume: bool = False,
+    load_earlier: LoadCheckpoint = load_checkpoint,
     callback: Callable[[Progress], None] | None = None,
     before_save: Callable[[], None] | None = None,
     sample: Callable[[AdainNetworks, int], None] | None = None,
@@ -60,6 +61,7 @@ def train_adain(
 
     Args:
         resume: go on from `state.pt` in `config.output`, to the same result as an uninterrupted run.
+        load_earlier: opens `config.warm_start`.
         callback: called after every step.
         before_save: called before every checkpoint is written.
         sample: called with the networks every `sample_every` steps and at the end.
@@ -75,7 +77,8 @@ def train_adain(
             for folder, seed in ((config.photos, config.seed), (config.paintings, config.seed + 1))
         )
         loss_network = load_loss_network(config.loss_network, weights=config.loss_weights)
-        run = _start(config, loss_network, photos, process.device)
+        earlier = load_earlier(config.warm_start) if config.warm_start is not None and not resume else None
+        run = _start(config, loss_network, photos, process.device, earlier)
         objective = run.objective
         settings = _settings(config, objective, loss_network)
         if resume:
@@ -101,19 +104,24 @@ def train_adain(
         return config.output / "checkpoint.safetensors"
 
 
-def _start(config: AdainTrainConfig, loss_network: LossNetwork, photos: PhotoCrops, device: torch.device) -> _Run:
+def _start(
+    config: AdainTrainConfig,
+    loss_network: LossNetwork,
+    photos: PhotoCrops,
+    device: torch.device,
+    earlier: Checkpoint | None,
+) -> _Run:
     loss_network = loss_network.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
     objective: Objective
-    before = None
     if config.kind == "reference":
         objective = ReferenceObjective(config, loss_network)
     else:
         crops = PhotoCrops(photos.paths, _WARM_START_PHOTOS, config.crop_size, config.seed).batch(0)
-        objective = CompactObjective(config, loss_network, crops)
-        before = load_checkpoint(config.warm_start).stage if config.warm_start else None
+        objective = CompactObjective(config, loss_network, crops, earlier)
     model = objective.model.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return _Run(objective, torch.optim.Adam(learning, lr=config.learning_rate), photos.bad_files, before)
+    optimizer = torch.optim.Adam(learning, lr=config.learning_rate)
+    return _Run(objective, optimizer, photos.bad_files, None if earlier is None else earlier.stage)
 
 
 def _recoloured(paintings: Tensor, seed: int, step: int) -> Tensor:
@@ -181,7 +189,6 @@ def _save(run: _Run, config: AdainTrainConfig, settings: Mapping[str, Any], loss
             "style_layers": list(STYLE_LAYERS),
             "style_size": config.style_size,
             "loss_network": config.loss_weights.name if config.loss_weights else config.loss_network,
-            "warm_start": config.warm_start.parent.name if config.warm_start else "",
             "final_style_weight": run.objective.style_weight,
             **({} if run.before is None else {"before": run.before}),
         },
@@ -201,6 +208,7 @@ def _save(run: _Run, config: AdainTrainConfig, settings: Mapping[str, Any], loss
             "optimizer": run.optimizer.state_dict(),
             "style_weight": run.objective.style_weight,
             "bad_files": paths_to_state(run.bad_files),
+            "before": run.before,
             "step": run.step,
         },
     )
@@ -210,5 +218,6 @@ def _take_state(run: _Run, state: Mapping[str, Any]) -> None:
     run.objective.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.objective.style_weight = float(state["style_weight"])
-    run.bad_files |= paths_from_state(state.get("bad_files", ()))  # older states lack them
+    run.bad_files |= paths_from_state(state.get("bad_files", ()))  # older states lack both
+    run.before = state.get("before")
     run.step = int(state["step"])

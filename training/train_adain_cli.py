@@ -1,4 +1,7 @@
-"""`impasto train-adain`: learn to paint like any painting. Imports torch only once the command runs."""
+"""`impasto train-adain`: learn to paint like any painting. Imports torch only once the command runs.
+
+As in `cli.py`, it is made with a function that opens a warm start.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -11,14 +14,20 @@ from .cli_common import needs_train_extra, parse_style_weight, run_training, som
 
 if TYPE_CHECKING:
     from .adain_config import AdainTrainConfig
-
-train_adain_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    from .checkpoint import LoadCheckpoint
 
 _NUM_SAMPLES = 5
 
 
-@train_adain_app.command()
+def train_adain_app(open_warm_start: option.OpenWarmStart) -> typer.Typer:
+    """The command."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(context_settings={"obj": open_warm_start})(train_adain)
+    return app
+
+
 def train_adain(
+    context: typer.Context,
     photos: option.Photos,
     paintings: Annotated[Path, typer.Option(help="Folder of paintings; several hundred, as different as can be.")],
     output: Annotated[
@@ -46,7 +55,8 @@ def train_adain(
         float | None, typer.Option(help="compact: how exactly alpha 0 gives the photograph back.")
     ] = None,
     warm_start: Annotated[
-        Path | None, typer.Option(help="compact: checkpoint of a fast-tier style to begin with.")
+        Path | None,
+        typer.Option(metavar="STYLE", help="compact: installed style, artifact or checkpoint of the fast tier."),
     ] = None,
     loss_network: option.LossNetwork = "vgg19",
     loss_weights: Annotated[
@@ -71,11 +81,18 @@ def train_adain(
             loss_weights=loss_weights, seed=seed, checkpoint_every=checkpoint_every, sample_every=sample_every,
         ),
     )  # fmt: skip
-    _run(config, samples=samples, sample_paintings=sample_paintings, resume=resume, quiet=quiet)
+    load_earlier = partial(context.obj, tier="fast")
+    _run(config, load_earlier, samples=samples, sample_paintings=sample_paintings, resume=resume, quiet=quiet)
 
 
 def _run(
-    config: "AdainTrainConfig", *, samples: Path | None, sample_paintings: Path | None, resume: bool, quiet: bool
+    config: "AdainTrainConfig",
+    load_earlier: "LoadCheckpoint",
+    *,
+    samples: Path | None,
+    sample_paintings: Path | None,
+    resume: bool,
+    quiet: bool,
 ) -> None:
     from .adain_report import AdainReport
     from .train_adain import train_adain as learn
@@ -87,7 +104,14 @@ def _run(
         style_side=config.style_size,
     )
     run_training(
-        partial(learn, config, resume=resume, before_save=report.write_log, sample=report.sample),
+        partial(
+            learn,
+            config,
+            resume=resume,
+            load_earlier=load_earlier,
+            before_save=report.write_log,
+            sample=report.sample,
+        ),
         report,
         name=config.name,
         steps=config.steps,

@@ -69,7 +69,7 @@ class TrainConfig:
     video_weight: float = 60.0
     warm_start: Path | None = None
     """Checkpoint of the same tier to begin with instead of random weights: any style's, to save steps, or this one's,
-    to go on with other settings."""
+    to go on with other settings. What else it may be is for the `load_earlier` of `train` to say."""
     seed: int = 0
     checkpoint_every: int = 250
     sample_every: int = 500
