@@ -15,6 +15,8 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 from impasto.training import loop  # noqa: E402
 from impasto.training.checkpoint import load_checkpoint  # noqa: E402
 from impasto.training.clips import ClipPairs  # noqa: E402
+from impasto.training.device import torch_device  # noqa: E402
+from impasto.training.errors import TrainingError  # noqa: E402
 from impasto.training.keyframes import KeyframePairs  # noqa: E402
 from impasto.training.loop import Process  # noqa: E402
 from impasto.training.train import _inputs, _start, _Targets, _terms  # noqa: E402
@@ -116,3 +118,16 @@ def test_processes_talk_by_what_their_device_understands(
     with loop._process_group(device) as place:
         assert place == (1, 2)
     assert begun == [backend]
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_each_process_gets_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(torch_device(name, rank)) for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a card")
+def test_without_a_card_only_auto_is_content() -> None:
+    assert torch_device("auto", 1).type == "cpu"
+    with pytest.raises(TrainingError, match="device must be one that torch can use here, got 'cuda'"):
+        torch_device("cuda")

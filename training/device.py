@@ -9,14 +9,16 @@ from .errors import TrainingError
 
 
 def torch_device(name: str, rank: int = 0) -> torch.device:
-    """The device of that name; `auto` is a GPU if there is one, for each `rank` of a data-parallel training its own.
+    """The device of that name; `auto` is a GPU if there is one. Where no index is given, each `rank` of a data-parallel
+    training gets a card of its own.
 
     Raises:
         TrainingError: torch cannot use it here.
     """
+    if name in ("auto", "cuda") and (cards := torch.cuda.device_count()):
+        return torch.device("cuda", rank % cards)
     if name == "auto":
-        gpus = torch.cuda.device_count()
-        return torch.device("cuda", rank % gpus) if gpus else torch.device("cpu")
+        return torch.device("cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
