@@ -78,11 +78,13 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(make_config: Make
 
 
 def test_a_warm_start_begins_with_the_weights_of_another_run(make_config: MakeConfig) -> None:
+    """Of its network, and of the painting's loss."""
     first = make_config("first")
-    run_losses(first)
+    found = run_losses(first)[-1].style_weight
     checkpoint = first.output / "checkpoint.safetensors"
     second = make_config("second", warm_start=checkpoint, steps=1, learning_rate=1e-9)
-    run_losses(second)
+    assert run_losses(second)[0].style_weight == found
+    assert run_losses(make_config("chosen", warm_start=checkpoint, style_weight=2.5))[0].style_weight == 2.5
     assert_same_pictures(first, second, levels=0.01)
     with pytest.raises(TrainingError, match=r"must be a johnson network .* with 5 blocks.*, got a fast"):
         train(make_config("third", warm_start=checkpoint, tier="quality"))

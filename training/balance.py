@@ -8,10 +8,11 @@ from dataclasses import dataclass
 class StyleBalance:
     """Finds the style weight that keeps a chosen share of the photograph's structure (`quality.structure_kept`).
 
-    What weight that takes differs by a factor of twenty between paintings. The first step's losses give a start; from
-    then on a slow integral control of the logarithm raises the weight while more structure is kept than asked for, and
-    lowers it otherwise. It waits until the network shows the photograph at all, and is frozen for the last fifth of
-    the training, so that the network converges on a fixed loss.
+    What weight that takes differs by a factor of twenty between paintings. The first step's losses give a start, or
+    what a warm start ended with, since a network that paints already has so little style loss left that the same rule
+    would begin several times too high. From then on a slow integral control of the logarithm raises the weight while
+    more structure is kept than asked for, and lowers it otherwise. It waits until the network shows the photograph at
+    all, and is frozen for the last fifth of the training, so that the network converges on a fixed loss.
 
     Two other balances were tried. Holding the ratio of the weighted losses does not work: a low weight leaves the style
     loss high, which lowers the weight further, until the network copies the photograph. Holding the content loss works,
@@ -23,6 +24,7 @@ class StyleBalance:
     fixed: float | None
     """A weight that the user chose; then nothing is controlled."""
     weight: float = 0.0
+    """The last one; 0 before the first, which is then set by the losses."""
 
     START = 5.0  # the untrained network's style loss falls far more than its content loss
     SPEED = 15.0  # how far the weight's logarithm can go in a whole training: from 5 to anything sensible in a third

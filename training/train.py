@@ -13,6 +13,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -113,9 +114,7 @@ def train(
             if process.rank == 0:
                 check_no_run(config.output)
             if config.warm_start is not None:
-                earlier = load_earlier(config.warm_start)
-                begin_with(run.network, earlier)
-                run.before = earlier.stage
+                _begin_with(run, load_earlier(config.warm_start))
         settings["precision"] = process.precision
         network = process.parallel(run.network)
         hooks = StepHooks(
@@ -170,15 +169,18 @@ def _start(config: TrainConfig, device: torch.device, bad_files: set[Path]) -> _
     return _Run(network, optimizer, balance, bad_files)
 
 
-def begin_with(network: TransformationNetwork, earlier: Checkpoint) -> None:
-    """Take over the weights of a checkpoint.
+def _begin_with(run: _Run, earlier: Checkpoint) -> None:
+    """Take over the network of a checkpoint and, to begin the search with, how much the painting counted there.
 
     Raises:
-        TrainingError: it is another network's, or damaged.
+        TrainingError: it is another network, or damaged.
     """
-    if earlier.config != network.config:
-        raise TrainingError(f"warm start must be a {network.config}, got a {earlier.config}")
-    network.load_state_dict(earlier.build().state_dict())
+    if earlier.config != run.network.config:
+        raise TrainingError(f"warm start must be a {run.network.config}, got a {earlier.config}")
+    run.network.load_state_dict(earlier.build().state_dict())
+    run.before = earlier.stage
+    with suppress(TypeError, ValueError):  # older checkpoints do not say
+        run.balance.weight = max(0.0, float(run.before.get("final_style_weight", 0.0)))
 
 
 def _step(
