@@ -24,7 +24,7 @@ from . import DEMO_CLIP
 
 REFUSED = 3
 """Exit code of a command that found an artifact not good enough."""
-STEPS = {"fast": 2500, "quality": 2700}
+STEPS = {"fast": 2500, "quality": 6700}
 
 
 def main() -> None:
