@@ -62,6 +62,8 @@ def rebuild_checkpoint(artifact: Artifact) -> "Checkpoint":
     folded: Any = rebuild_network(artifact)
     for convolution, norm in folded.normalised():
         # Centred activations were divided by what their epsilon tells. The mean taken out makes no difference.
+        if not norm.eps > 0:
+            raise ArtifactError(f"{artifact.path} must have epsilons above 0 to be trained on, got {norm.eps:g}")
         deviation = (InstanceNorm.eps / norm.eps) ** 0.5
         for parameter in convolution.parameters():
             parameter.data *= deviation

@@ -74,3 +74,14 @@ def test_the_checkpoint_that_was_exported_comes_back(artifact: Artifact, network
         wanted, painted = network(pictures), restored.build()(pictures)
     assert (painted - wanted).abs().max() < 0.5
     assert wanted.std() > 5
+
+
+def test_an_epsilon_of_zero_is_one_clear_error(
+    make_artifact: Callable[..., Artifact], network: torch.nn.Module
+) -> None:
+    model = build_graph(network)
+    for attribute in (a for node in model.graph.node for a in node.attribute if a.name == "epsilon"):
+        attribute.f = 0.0
+    damaged = make_artifact(model, stride=4, training={"network": network.config.to_dict()})
+    with pytest.raises(ArtifactError, match="must have epsilons above 0 to be trained on, got 0"):
+        rebuild_checkpoint(damaged)
