@@ -149,6 +149,20 @@ def test_divergence_goes_back_to_the_best_with_half_the_step_and_says_so(optimiz
     assert found.curve == sorted(found.curve, reverse=True)
 
 
+@pytest.mark.parametrize(("total", "diverged"), [(1e-9, False), (1e-2, True)])
+def test_rounding_at_the_bottom_is_no_divergence(total, diverged):
+    """The third total is a thousand times the second or more, but what matters is whether it is much at all."""
+
+    class Steps:
+        scales = iter([1.0, 1e-12, total, 1e-12])
+
+        def losses(self, picture):
+            return {"total": (picture / 255).square().mean() * next(self.scales)}
+
+    found = minimise(Steps(), torch.full((1, 3, 8, 8), 200.0), evaluations=4)
+    assert bool(found.notes) is diverged
+
+
 def test_what_never_works_ends_with_the_best_or_with_an_error():
     always = Bowl(torch.zeros(1, 3, 8, 8), frozenset(range(2, 1000)))
     start = torch.full((1, 3, 8, 8), 9.0)

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 _MAX_RESTARTS = 8
 _OUTSIDE = 10.0  # pull on pixels outside the range, relative to the first total; 4 to 120 end within 1 %
 _DIVERGED = 100.0  # times the lowest total so far; L-BFGS recovers from jumps of up to about ten by itself
+_ZERO = 1e-6  # of the first total: what is less is rounding in float32, and a hundred times as much no divergence
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ class _Search:
     def _take_note(self, picture: Tensor, losses: Mapping[str, Tensor]) -> None:
         values = {name: float(value.detach()) for name, value in losses.items()}
         finite = math.isfinite(values["total"])
-        exploded = not finite or values["total"] > _DIVERGED * self.losses["total"]
+        lowest = max(self.losses["total"], _ZERO * self.first)
+        exploded = not finite or values["total"] > _DIVERGED * lowest
         if finite and values["total"] < self.losses["total"]:
             self.losses = values
             self.picture.copy_(picture.detach())
