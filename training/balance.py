@@ -10,9 +10,9 @@ class StyleBalance:
 
     What weight that takes differs by a factor of twenty between paintings. The first step's losses give a start, or
     what a warm start ended with, since that rule is for a network that knows nothing: after a warm start from another
-    painting it began at 2.3 where 11 was needed. From then on a slow integral control of the logarithm raises the weight while
-    more structure is kept than asked for, and lowers it otherwise. It waits until the network shows the photograph at
-    all, and is frozen for the last fifth of the training, so that the network converges on a fixed loss.
+    painting it began at 2.3 where 11 was needed. From then on a slow integral control of the logarithm raises the
+    weight while more structure is kept than asked for, and lowers it otherwise. It waits until the network shows the
+    photograph at all, and is frozen for the last fifth of the training, so that the network converges on a fixed loss.
 
     Two other balances were tried. Holding the ratio of the weighted losses does not work: a low weight leaves the style
     loss high, which lowers the weight further, until the network copies the photograph. Holding the content loss works,
