@@ -1,15 +1,14 @@
-"""Gatys' optimisation: its pieces against numpy, its trouble handled, and what the reports found, with our own data."""
+"""Gatys' optimisation: pictures painted, options refused, and what the reports found, with our own data."""
 
 import math
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from impasto.training import gatys, gatys_config
 from impasto.training.data import read_picture, resize_short_side, to_tensor
@@ -17,11 +16,8 @@ from impasto.training.errors import TrainingError
 from impasto.training.gatys import StyleImage, paint, scale_sizes
 from impasto.training.gatys_config import GatysConfig, parse_layers
 from impasto.training.gatys_memory import largest_size, memory_needed
-from impasto.training.gatys_optimize import minimise
 from impasto.training.loss_network import STYLE_LAYERS, load_loss_network
-from impasto.training.losses import gram_matrix
 from impasto.training.quality import StyleTarget
-from impasto.training.style_targets import CovarianceTarget, GramTarget, region_gram, region_moments
 
 from .conftest import chroma
 
@@ -41,152 +37,6 @@ SMALL = GatysConfig(size=96, min_size=64, iterations=12, style_weight=5.0)
 
 def test_the_light_defaults_are_the_loss_networks_names():
     assert tuple(gatys_config.STYLE_LAYERS) == STYLE_LAYERS
-
-
-# --- statistics -------------------------------------------------------------------------------------------------
-
-
-def features_and_weights(seed, channels=5, height=7, width=9):
-    generator = torch.Generator().manual_seed(seed)
-    features = torch.rand(1, channels, height, width, generator=generator)
-    weights = torch.rand(1, 1, height, width, generator=generator)
-    return features, weights / weights.sum()
-
-
-def test_region_statistics_are_those_of_numpy():
-    features, weights = features_and_weights(0)
-    f, w = features[0].reshape(5, -1).double().numpy(), weights.reshape(-1).double().numpy()
-    assert np.allclose(region_gram(features, weights)[0], (f * w) @ f.T / 5, rtol=1e-5)
-    mean, covariance = region_moments(features, weights)
-    assert np.allclose(mean, f @ w, rtol=1e-5)
-    assert np.allclose(covariance, np.cov(f, aweights=w, ddof=0), rtol=1e-3, atol=1e-6)
-    even = torch.full_like(weights, 1 / 63)
-    assert torch.allclose(region_gram(features, even), gram_matrix(features))
-    assert all(
-        torch.allclose(a, b, atol=1e-6)
-        for a, b in zip(region_moments(features, even), region_moments(features, None), strict=True)
-    )
-
-
-def test_the_gradient_of_moments_is_written_down_right():
-    features, _ = features_and_weights(3)
-    features = torch.cat([features, features.flip(2)]).double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: region_moments(x, None), (features,))
-
-
-def test_covariance_loss_is_the_wasserstein_distance():
-    (a, _), (b, _) = features_and_weights(1), features_and_weights(2, height=8)
-    x, y = (f[0].reshape(5, -1).double().numpy() for f in (a, b))
-    (m, s), (n, t) = ((v.mean(1), np.cov(v, ddof=0)) for v in (x, y))
-
-    def root(matrix):
-        values, vectors = np.linalg.eigh(matrix)
-        return vectors * np.sqrt(values.clip(0)) @ vectors.T
-
-    wanted = ((m - n) ** 2).sum() + np.trace(s + t - 2 * root(root(t) @ s @ root(t)))
-    wanted /= (n**2).sum() + np.trace(t)
-    target = CovarianceTarget.of(b, None)
-    assert float(target.loss(a, None)) == pytest.approx(wanted, rel=1e-3)
-    assert float(target.loss(b, None)) == pytest.approx(0, abs=1e-4)
-
-
-@pytest.mark.parametrize("kind", [GramTarget, CovarianceTarget])
-def test_the_loss_of_a_batch_is_the_mean_of_its_pictures(kind):
-    target = kind.of(features_and_weights(4)[0], None)
-    batch = torch.cat([features_and_weights(seed)[0] for seed in (1, 2, 3)])
-    one_by_one = [float(target.loss(features[None], None)) for features in batch]
-    assert len({round(loss, 6) for loss in one_by_one}) == 3
-    assert float(target.loss(batch, None)) == pytest.approx(np.mean(one_by_one), rel=1e-4)
-
-
-@pytest.mark.parametrize("kind", [GramTarget, CovarianceTarget])
-def test_gradients_are_right_and_finite_for_dead_channels(kind):
-    features, weights = features_and_weights(3)
-    target = kind.of(features_and_weights(4)[0].double(), None)
-    x = features.double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda v: target.loss(v, weights.double()), (x,), atol=1e-5, rtol=1e-3)
-    dead = features.clone()
-    dead[:, 2:] = 0
-    dead.requires_grad_()
-    kind.of(features_and_weights(4)[0] * (torch.arange(5) < 2)[None, :, None, None], None).loss(dead, None).backward()
-    assert torch.isfinite(dead.grad).all()
-
-
-# --- the optimiser ----------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Bowl:
-    """A quadratic bowl that breaks at chosen evaluations."""
-
-    target: torch.Tensor
-    broken: frozenset[int] = frozenset()
-    value: float = math.nan
-    calls: int = 0
-
-    def losses(self, picture):
-        self.calls += 1
-        # Steep in some pixels, shallow in others: no method is there in a step or two.
-        slopes = torch.linspace(0.05, 1, picture.numel()).reshape(picture.shape)
-        total = (slopes * ((picture - self.target) / 255).square()).sum()
-        if self.calls in self.broken:
-            total = total * self.value
-        return {"total": total}
-
-
-@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
-@pytest.mark.parametrize("value", [math.nan, math.inf, 1e9])
-def test_divergence_goes_back_to_the_best_with_half_the_step_and_says_so(optimizer, value, caplog):
-    bowl = Bowl(torch.full((1, 3, 8, 8), 120.0), frozenset({3, 6}), value)
-    found = minimise(bowl, torch.full((1, 3, 8, 8), 60.0), optimizer=optimizer, evaluations=120)
-    assert len(found.notes) == 2
-    assert "evaluation 3: diverged, went back to the best picture with step" in found.notes[0]
-    assert found.notes[0] in caplog.text
-    steps = [float(note.rsplit(" ", 1)[1]) for note in found.notes]
-    assert steps[1] == steps[0] / 2
-    assert found.curve[-1] < 0.05 * found.curve[0]
-    assert all(math.isfinite(total) for total in found.curve)
-    assert found.curve == sorted(found.curve, reverse=True)
-
-
-@pytest.mark.parametrize(("total", "diverged"), [(1e-9, False), (1e-2, True)])
-def test_rounding_at_the_bottom_is_no_divergence(total, diverged):
-    """The third total is a thousand times the second or more, but what matters is whether it is much at all."""
-
-    class Steps:
-        scales = iter([1.0, 1e-12, total, 1e-12])
-
-        def losses(self, picture):
-            return {"total": (picture / 255).square().mean() * next(self.scales)}
-
-    found = minimise(Steps(), torch.full((1, 3, 8, 8), 200.0), evaluations=4)
-    assert bool(found.notes) is diverged
-
-
-def test_what_never_works_ends_with_the_best_or_with_an_error():
-    always = Bowl(torch.zeros(1, 3, 8, 8), frozenset(range(2, 1000)))
-    start = torch.full((1, 3, 8, 8), 9.0)
-    found = minimise(always, start, evaluations=100)
-    assert torch.equal(found.picture, start)
-    assert "ended with the best picture" in found.notes[-1]
-    with pytest.raises(ValueError, match="finite at the start"):
-        minimise(Bowl(start, frozenset({1})), start)
-
-
-@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
-def test_pixels_stay_in_range_and_evaluations_are_counted(optimizer):
-    far = Bowl(torch.tensor([-400.0, 100.0, 700.0]).reshape(1, 3, 1, 1).expand(1, 3, 8, 8))
-    found = minimise(far, torch.full((1, 3, 8, 8), 128.0), optimizer=optimizer, evaluations=150)
-    assert len(found.curve) <= 150
-    wanted = torch.tensor([0.0, 100.0, 255.0]).reshape(1, 3, 1, 1)
-    assert (found.picture - wanted).abs().mean() < 1.5
-    assert 0 <= found.picture.min() <= found.picture.max() <= 255
-    numbers = []
-    bowl = Bowl(torch.rand(1, 3, 8, 8) * 255)
-    report = lambda evaluation: numbers.append(evaluation.number)  # noqa: E731
-    minimise(bowl, torch.zeros(1, 3, 8, 8), optimizer=optimizer, evaluations=5, callback=report)
-    assert numbers == [1, 2, 3, 4, 5]
-    assert bowl.calls == 5
 
 
 # --- painting ---------------------------------------------------------------------------------------------------

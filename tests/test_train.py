@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -227,6 +228,26 @@ def test_a_damaged_state_is_one_clear_error(make_config: MakeConfig, content: by
     (config.output / "state.pt").write_bytes(content)
     with pytest.raises(TrainingError, match="cannot resume"):
         train(config, resume=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_FSIZE")
+@pytest.mark.parametrize(("limit", "file"), [(100_000, "checkpoint.safetensors"), (2_000_000, "state.pt")])
+def test_a_full_disk_is_named_and_what_was_saved_stays(make_config: MakeConfig, limit: int, file: str) -> None:
+    """A write beyond the limit fails, as on a full disk."""
+    import resource
+
+    config = make_config()
+    run_losses(config, should_stop=stop_after(4))
+    saved = {path.name: path.read_bytes() for path in config.output.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(TrainingError, match=rf"cannot write .*{file}.*File too large"):
+            train(config, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name for path in config.output.iterdir()} == saved.keys()
+    assert (config.output / file).read_bytes() == saved[file]
 
 
 def test_bad_photographs_are_skipped_and_counted(make_config: MakeConfig) -> None:

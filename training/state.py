@@ -1,5 +1,6 @@
 """`state.pt`: what a training needs beside its checkpoint to go on as if it had not been stopped."""
 
+import io
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,10 +22,12 @@ def check_no_run(folder: Path) -> None:
 def save_state(folder: Path, settings: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Write `state`, tensors and plain values, whole or not at all; `settings` are what makes two runs the same run."""
     part = folder / f".{_FILE}.part"
+    serialised = io.BytesIO()  # torch hides what is wrong with a file that it writes itself
+    torch.save({"settings": settings, **state}, serialised)
     try:
-        torch.save({"settings": settings, **state}, part)
+        part.write_bytes(serialised.getbuffer())
         os.replace(part, folder / _FILE)
-    except (OSError, RuntimeError) as exc:  # torch's own for a full disk
+    except OSError as exc:
         part.unlink(missing_ok=True)
         raise TrainingError(f"cannot write {folder / _FILE}: {exc}") from exc
 
