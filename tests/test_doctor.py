@@ -13,6 +13,7 @@ from impasto.export.artifact import Artifact, parse_model, quantized_path, save_
 from impasto.realtime import bench as bench_module
 from impasto.realtime import cli_bench, cli_doctor, doctor
 from impasto.realtime.bench import BenchOptions, bench
+from impasto.realtime.camera import CameraInfo
 from impasto.realtime.engine import BACKENDS, EngineOptions
 from impasto.realtime.errors import EngineError, SinkError
 
@@ -74,6 +75,17 @@ def test_int8_versions_are_timed_on_processors(
         assert ("int8" in engine["detail"].split(", ")) == on_processor
     if paints_here():
         assert "fast int8" in runner.invoke(cli_doctor.app, []).output
+
+
+@pytest.mark.parametrize(("system", "works"), [("linux", False), ("win32", True)])
+def test_a_camera_that_may_not_be_opened_does_not_work(
+    monkeypatch: pytest.MonkeyPatch, system: str, works: bool
+) -> None:
+    camera = CameraInfo(0, "Webcam", "/dev/video0", note="permission denied")
+    monkeypatch.setattr("impasto.realtime.camera.list_cameras", lambda: [camera])
+    monkeypatch.setattr(doctor.sys, "platform", system)
+    (check,) = doctor.check_cameras()
+    assert (check.works, check.detail) == (works, "Webcam (/dev/video0): permission denied")
 
 
 def test_words_keep_brackets_and_need_no_wide_terminal(one_style: None) -> None:
