@@ -11,6 +11,7 @@ Threats, and what meets each:
 """
 
 import hmac
+import logging
 import os
 import re
 import secrets
@@ -19,6 +20,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+logger = logging.getLogger(__name__)
 
 Role = Literal["control", "view"]
 
@@ -69,7 +72,9 @@ class PanelGuard:
 
     def _check_origin(self, asked: Asked, host: str) -> None:
         origin = asked.headers.get("origin")
-        if origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
+        # We speak no TLS: https is that of a proxy, which may put another of our names into Host than it has itself.
+        own = {f"http://{host}", *(f"https://{name}" for name in self.hosts)}
+        if origin is not None and origin.lower() not in own:
             raise Refused(403, "Origin must be the panel itself")
         site = asked.headers.get("sec-fetch-site", "none")
         if site in ("same-origin", "none"):
@@ -103,11 +108,15 @@ def _same(given: str, right: str) -> bool:
 def allowed_hosts(address: str, port: int, extra: Iterable[str] = ()) -> frozenset[str]:
     """Host headers for a server on `address`: the loopback names always, the address itself, and what is named.
 
+    Clients leave out port 80, and 443 with TLS: a proxy's name counts with our port, its own and none.
     A server on all addresses answers to this machine's own number as well: numbers cannot be rebound as names can.
     """
-    names = {"127.0.0.1", "localhost", "[::1]", reachable_address(address)}
-    hosts = {f"{name.lower()}:{port}" for name in names}
-    hosts |= {name.lower() if re.search(r":\d+$", name) else f"{name.lower()}:{port}" for name in extra}
+    names = {"127.0.0.1", "localhost", "[::1]", reachable_address(address).lower()}
+    hosts = {f"{name}:{port}" for name in names} | (names if port == 80 else set())
+    for name in map(str.lower, extra):
+        hosts |= {name, re.sub(":(80|443)$", "", name)}
+        if not re.search(r":\d+$", name):
+            hosts.add(f"{name}:{port}")
     return frozenset(hosts)
 
 
@@ -129,7 +138,10 @@ def new_token() -> str:
 
 
 def kept_token(path: Path) -> str:
-    """The token of the address that OBS keeps: made once, readable by this user only, replaced if malformed."""
+    """The token of the address that OBS keeps: made once, readable by this user only, replaced if malformed.
+
+    Where it cannot be kept it holds for this run.
+    """
     try:
         token = path.read_text(encoding="ascii").strip()
         if TOKEN_FORM.fullmatch(token):
@@ -137,12 +149,15 @@ def kept_token(path: Path) -> str:
     except (OSError, UnicodeDecodeError):
         pass  # made anew below
     token = new_token()
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-        file.write(token + "\n")
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(token + "\n")
+        temporary.replace(path)
+    except OSError as exc:
+        logger.warning("%s cannot be written (%s): the next run has another address for OBS", path, exc.strerror)
     return token
 
 

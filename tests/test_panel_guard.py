@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from impasto.realtime.panel_guard import Asked, PanelGuard, Refused, allowed_hosts, kept_token, reachable_address
+from impasto.realtime.panel_guard import (
+    TOKEN_FORM,
+    Asked,
+    PanelGuard,
+    Refused,
+    allowed_hosts,
+    kept_token,
+    reachable_address,
+)
 
 CONTROL, VIEW = "control-token-0123456789", "view-token-0123456789ab"
 GUARD = PanelGuard(CONTROL, VIEW, allowed_hosts("127.0.0.1", 8420, ["studio.local"]))
@@ -56,6 +64,32 @@ def test_a_server_on_all_addresses_answers_to_its_own_number_and_to_no_name() ->
     assert "0.0.0.0:8420" not in hosts
 
 
+@pytest.mark.parametrize("named", ["studio.lan", "studio.lan:443", "Studio.lan:8443"])
+def test_a_tls_proxy_under_a_name(named: str) -> None:
+    guard = PanelGuard(CONTROL, VIEW, allowed_hosts("127.0.0.1", 8420, [named]))
+    outside = named.lower().removesuffix(":443")  # as browsers write it
+
+    def ask(host: str, origin: str) -> bool:
+        headers = {"host": host, "origin": origin, "authorization": f"Bearer {CONTROL}"}
+        try:
+            guard.check(Asked("POST", headers), need="control")
+        except Refused:
+            return False
+        return True
+
+    assert ask(outside, f"https://{outside}")
+    assert ask("127.0.0.1:8420", f"https://{outside}")  # a proxy that writes our address into Host
+    assert not ask("127.0.0.1:8420", f"http://{outside}")
+    assert not ask("127.0.0.1:8420", f"https://{outside}.evil.example")
+    assert not ask("evil.example", f"https://{outside}")
+    assert not ask("studio.lan:9000", "https://studio.lan:9000")
+
+
+def test_port_80_is_left_out() -> None:
+    assert {"127.0.0.1", "127.0.0.1:80", "localhost", "[::1]"} <= allowed_hosts("127.0.0.1", 80)
+    assert all(":84" in host for host in allowed_hosts("127.0.0.1", 8420))
+
+
 def test_a_link_opens_the_page_and_nothing_else() -> None:
     followed = {"host": "127.0.0.1:8420", "sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
     assert ask("GET", page=True, query=CONTROL, sec_fetch_dest="document", **followed) == 200
@@ -83,3 +117,8 @@ def test_the_kept_token_is_private_and_stays(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o077 == 0
     path.write_text("short\n")
     assert len(kept_token(path)) == 22
+
+
+def test_a_token_that_cannot_be_kept_holds_for_this_run(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert TOKEN_FORM.fullmatch(kept_token(tmp_path / "file" / "view-token"))
