@@ -24,7 +24,10 @@ T may do everything and is new in every run; V may only look and stays, because 
 """
 
 import asyncio
+import errno
+import logging
 import secrets
+import socket
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
@@ -32,7 +35,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from .errors import ArtifactError, SinkError
+from .errors import ImpastoError, SinkError
 from .live_controls import LiveControls
 from .live_jpeg import JpegHub
 from .live_webrtc import WebRtcHub
@@ -50,9 +53,14 @@ from .panel_guard import (
 from .panel_run import PanelRun
 from .panel_viewers import PanelViewers
 
+logger = logging.getLogger(__name__)
+
 VIEW_ROUTES = ("/output", "/output/live", "/output.mjpeg", "/output/whep")
 QUERY_TOKEN_ROUTES = ("/", "/output", "/output/live", "/output.mjpeg")
 """Pages that a person opens, or a player reads, by the address alone."""
+EARLY_ROUTES = ("/", "/output")
+"""Pages that are there before the run has begun: their scripts try again until it has."""
+BACKLOG = 128
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -102,7 +110,7 @@ class Panel:
         return f"{self._base_url}/output.mjpeg?token={self._guard.view_token}"
 
     def attach(self, controls: LiveControls) -> None:
-        """Give the panel the run it controls; until then it answers 503."""
+        """Give the panel the run it controls; until then all but its pages answer 503."""
         controls.session.compare = self.hub.compared
         self._live.attach(controls)
 
@@ -110,7 +118,7 @@ class Panel:
         self._thread.start()
         try:
             self._started.result()
-        except SinkError:
+        except Exception:
             self.hub.close()
             raise
         return self
@@ -131,6 +139,10 @@ class Panel:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._serve())
+        except Exception as exc:
+            if self._started.done():
+                raise
+            self._started.set_exception(exc)
         finally:
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
@@ -143,16 +155,10 @@ class Panel:
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            server = await self._loop.create_server(
-                self.connections.protocols(runner.server), self._address, self._wanted_port, backlog=128
-            )
-        except OSError as exc:
+            server = await self._listen(self.connections.protocols(runner.server))
+        except (OSError, ValueError) as exc:
             await runner.cleanup()
-            where = f"{self._address}:{self._wanted_port}"
-            self._started.set_exception(
-                SinkError(f"panel cannot listen on {where}: {(exc.strerror or str(exc)).lower()}; try another --port")
-            )
-            return
+            raise _listen_error(self._address, self._wanted_port, exc) from exc
         self._port: int = server.sockets[0].getsockname()[1]
         self._guard = self._make_guard(self._port)
         self._started.set_result(None)
@@ -160,6 +166,14 @@ class Panel:
         server.close()
         await self._viewers.close()
         await runner.cleanup()
+
+    async def _listen(self, protocols: Callable[[], asyncio.Protocol]) -> asyncio.Server:
+        where = self._address, self._wanted_port
+        if self._address != "::":
+            return await self._loop.create_server(protocols, *where, backlog=BACKLOG)
+        # asyncio's own socket would answer to IPv6 alone.
+        both = socket.create_server(where, family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
+        return await self._loop.create_server(protocols, sock=both, backlog=BACKLOG)
 
     @web.middleware
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -173,15 +187,20 @@ class Panel:
         )
         try:
             self._guard.check(asked, need=need)
-            if not self._live.attached:
+            if not self._live.attached and request.path not in EARLY_ROUTES:
                 raise Refused(503, "the program is still starting")
             response = await handler(request)
         except Refused as exc:
             response = web.json_response({"error": str(exc)}, status=exc.status)
         except web.HTTPException as exc:
             response = web.json_response({"error": exc.reason}, status=exc.status)
-        except (ValueError, ArtifactError, SinkError) as exc:
+        except (ValueError, ImpastoError) as exc:
             response = web.json_response({"error": str(exc)}, status=400)
+        except Exception as exc:
+            if request.writer.output_size:
+                raise  # a stream that broke: nothing more can be said on it
+            logger.debug("%s %s failed", request.method, request.path, exc_info=True)
+            response = web.json_response({"error": _reason(exc)}, status=500)
         if not response.prepared:
             response.headers.update(SECURITY_HEADERS | dict(response.headers))
         return response
@@ -201,6 +220,23 @@ class Panel:
 
     async def _output_page(self, request: web.Request) -> web.StreamResponse:
         return _html("output.html")
+
+
+def _listen_error(address: str, port: int, exc: OSError | ValueError) -> SinkError | ValueError:
+    code = exc.errno if isinstance(exc, OSError) else None
+    if isinstance(exc, socket.gaierror) or code in (None, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        return ValueError(f"listen must be an address of this machine, got {address!r}")
+    where = f"panel cannot listen on {address}:{port}"
+    if code == errno.EADDRINUSE:
+        return SinkError(f"{where}: another program does; try another --port")
+    return SinkError(f"{where}: {(exc.strerror if isinstance(exc, OSError) else None) or exc}")
+
+
+def _reason(exc: Exception) -> str:
+    if not isinstance(exc, OSError):
+        return f"internal error, {type(exc).__name__}: {exc}"
+    reason = (exc.strerror or str(exc)).lower()
+    return f"{exc.filename} cannot be used: {reason}" if exc.filename else reason
 
 
 def _html(name: str) -> web.Response:

@@ -27,7 +27,7 @@ class PanelApi:
 
     def __init__(self, run: PanelRun) -> None:
         self._run = run
-        self._one_painting = asyncio.Lock()
+        self._one_painting, self._one_preview = asyncio.Lock(), asyncio.Lock()
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -53,7 +53,8 @@ class PanelApi:
         return web.json_response({"styles": [asdict(entry) for entry in entries], "hotkeys": dict(HOTKEYS)})
 
     async def preview(self, request: web.Request) -> web.StreamResponse:
-        jpeg = await self._run.call(self._run.controls.shelf.preview, request.match_info["name"])
+        async with self._one_preview:  # a gallery that is being painted leaves the other threads to the controls
+            jpeg = await self._run.call(self._run.controls.shelf.preview, request.match_info["name"])
         if jpeg is None:
             raise Refused(404, "no such style")
         return web.Response(body=jpeg, content_type="image/jpeg", headers={"Cache-Control": "private, max-age=300"})
@@ -63,6 +64,8 @@ class PanelApi:
 
     async def set(self, request: web.Request) -> web.StreamResponse:
         changes = await _json(request)
+        if "style" in changes:
+            _text(changes, "style")
         return web.json_response(asdict(await self._run.call(self._run.controls.set, changes)))
 
     async def key(self, request: web.Request) -> web.StreamResponse:
@@ -140,7 +143,7 @@ async def _json(request: web.Request) -> dict[str, Any]:
     if request.content_type != "application/json":  # also what no cross-site form can send
         raise Refused(415, "body must be application/json")
     try:
-        body = json.loads(await request.text())
+        body = json.loads(await request.read())
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ValueError(f"body must be JSON: {exc}") from exc
     if not isinstance(body, dict):

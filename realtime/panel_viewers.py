@@ -76,7 +76,7 @@ class PanelViewers:
         if request.content_type != "application/sdp":
             raise Refused(415, "offer must be application/sdp")
         try:
-            answer = await self._webrtc.answer(await request.text())
+            answer = await self._webrtc.answer((await request.read()).decode())
         except ConnectionRefusedError as exc:
             raise Refused(503, str(exc)) from exc
         self._run.wake()

@@ -3,6 +3,9 @@
 import asyncio
 import contextlib
 import io
+import socket
+import threading
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +16,13 @@ import pytest
 import impasto.assets
 
 aiohttp = pytest.importorskip("aiohttp")
-
+from impasto.realtime.errors import SinkError  # noqa: E402
+from impasto.realtime.live_outputs import open_panel  # noqa: E402
+from impasto.realtime.live_settings import LiveSettings  # noqa: E402
+from impasto.realtime.panel import Panel  # noqa: E402
+from impasto.realtime.panel_api import PanelApi  # noqa: E402
+from impasto.realtime.panel_guard import PanelGuard, allowed_hosts  # noqa: E402
+from impasto.realtime.panel_run import MOST_CALLS  # noqa: E402
 
 from .live_helpers import wait_until  # noqa: E402
 from .panel_helpers import CONTROL, VIEW, fetch  # noqa: E402
@@ -203,3 +212,112 @@ def test_the_interface_controls_the_run(served: SimpleNamespace) -> None:
     assert served.recordings[0].closed == 1
     snapshot = fetch(served, "POST", "/api/snapshot", json={})
     assert snapshot.body.startswith(b"\x89PNG")
+
+
+def test_mistakes_are_answered_in_json(
+    served: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("IMPASTO_CONFIG", str(tmp_path / "file" / "config"))
+    monkeypatch.setenv("IMPASTO_STYLES", str(tmp_path / "file" / "styles"))
+    unwritable = fetch(served, "POST", "/api/presets", json={"action": "save", "name": "night"})
+    assert (unwritable.status, "cannot be used: not a directory" in unwritable.json["error"]) == (500, True)
+    upload = fetch(served, "POST", "/api/styles", data=b"x", headers={"Content-Type": "application/octet-stream"})
+    assert (upload.status, "cannot be used: not a directory" in upload.json["error"]) == (500, True)
+    listed = fetch(served, "POST", "/api/settings", json={"style": ["calm"]})
+    assert (listed.status, listed.json["error"]) == (400, "style must be a text, got ['calm']")
+    charset = {"Content-Type": "application/json; charset=nope"}
+    assert fetch(served, "POST", "/api/settings", data=b'{"strength": 0.5}', headers=charset).status == 200
+    monkeypatch.setattr(served.controls, "state", lambda: 1 / 0)
+    broken = fetch(served, "GET", "/api/state")
+    assert (broken.status, broken.json["error"]) == (500, "internal error, ZeroDivisionError: division by zero")
+
+
+def test_the_pages_are_there_before_the_run(served: SimpleNamespace) -> None:
+    served.panel._live._controls = None  # as while the program waits for its camera
+    for path in ("/", f"/output?token={VIEW}"):
+        answer = fetch(served, "GET", path)
+        assert (answer.status, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert fetch(served, "GET", "/output", headers={"Authorization": ""}).status == 401
+    for path in ("/api/state", "/output/live", "/output.mjpeg"):
+        assert fetch(served, "GET", path).status == 503
+
+
+def test_previews_that_are_being_made_leave_the_controls_alone(
+    served: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = threading.Event()
+
+    def slow(name: str) -> bytes:
+        finish.wait(20.0)
+        return b"jpeg"
+
+    monkeypatch.setattr(served.controls.shelf, "preview", slow)
+
+    async def go() -> None:
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {CONTROL}"}) as client:
+            previews = [
+                asyncio.create_task(client.get(f"{served.base}/api/styles/calm/preview")) for _ in range(2 * MOST_CALLS)
+            ]
+            await asyncio.sleep(0.3)
+            try:
+                async with asyncio.timeout(10.0):
+                    answer = await client.post(f"{served.base}/api/settings", json={"strength": 0.5})
+                assert answer.status == 200
+                assert not any(preview.done() for preview in previews)
+            finally:
+                finish.set()
+            assert [preview.status for preview in await asyncio.gather(*previews)] == [200] * 2 * MOST_CALLS
+
+    asyncio.run(go())
+
+
+def make_panel(address: str, port: int = 0) -> Panel:
+    return Panel(lambda port: PanelGuard(CONTROL, VIEW, allowed_hosts(address, port)), address=address, port=port)
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "studio..lan"])
+def test_an_address_of_another_machine(address: str) -> None:
+    said: list[str] = []
+    with pytest.raises(ValueError, match=f"listen must be an address of this machine, got '{address}'"):
+        with open_panel(SimpleNamespace(port=None, listen=address, allow_host=()), say=said.append):
+            pass
+    assert not said  # nothing about a port
+
+
+def test_a_port_that_is_taken(served: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SinkError, match="another program does; try another --port"):
+        with make_panel("127.0.0.1", served.panel.port):
+            pass
+    monkeypatch.setattr("impasto.realtime.live_outputs.DEFAULT_PORT", served.panel.port)
+    said: list[str] = []
+    with open_panel(SimpleNamespace(port=None, listen="127.0.0.1", allow_host=()), say=said.append) as panel:
+        assert panel.port != served.panel.port
+    assert said == [f"port {served.panel.port} is taken by another program; using another"]
+
+
+def test_a_panel_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("impasto.realtime.panel.PanelViewers.routes", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        with make_panel("127.0.0.1"):
+            pass
+
+
+def test_all_addresses_means_both_families() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 on this machine")
+    with make_panel("::") as panel:
+        for host in ("127.0.0.1", "[::1]"):
+            served = SimpleNamespace(base=f"http://{host}:{panel.port}")
+            assert fetch(served, "GET", f"/output?token={VIEW}", headers={"Authorization": ""}).status == 200
+
+
+def test_the_guide_names_every_request() -> None:
+    guide = (Path(impasto.realtime.panel.__file__).with_name("README.md")).read_text(encoding="utf-8")
+    table = guide.partition("## Remote control")[2]
+    for route in PanelApi(SimpleNamespace()).routes():
+        assert f"`{route.path.replace('{name}', 'NAME')}" in table, route.path
+    for setting in fields(LiveSettings):
+        assert f"`{setting.name}`" in table, setting.name
