@@ -130,3 +130,58 @@ def test_a_browser_receives_webrtc(served: SimpleNamespace, browser) -> None:
     served.controls.set({"style": "storm"})
     wait_until(lambda: abs(page.evaluate(middle)[1] - CAMERA_VALUE - 160) <= 4, 8.0)
     assert page.evaluate("() => document.getElementById('picture').hidden")
+
+
+def test_pages_that_are_opened_too_early_find_the_run(served: SimpleNamespace, browser) -> None:
+    served.panel._live._controls = None  # as while the program waits for its camera
+    output, panel = browser.new_page(), browser.new_page()
+    output.goto(served.panel.output_url)
+    panel.goto(served.panel.control_url)
+    wait_until(lambda: "waits for the camera" in panel.text_content("#veil"), 8.0)
+    served.panel.attach(served.controls)
+    middle = "() => document.getElementById('picture').getContext('2d').getImageData(160, 90, 1, 1).data[1]"
+    for page in (output, panel):
+        wait_until(lambda page=page: abs(page.evaluate(middle) - CAMERA_VALUE - 30) <= 3, 8.0)
+
+
+def test_a_browser_knows_a_recording_that_failed(
+    served: SimpleNamespace, page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed() -> str:
+        return page.get_attribute("#record", "aria-pressed")
+
+    page.click("#record")
+    wait_until(lambda: pressed() == "true", 8.0)
+    served.recordings[0].fail_after = 0
+    wait_until(lambda: pressed() == "false", 8.0)
+    assert page.text_content("#record-word") == "Record"
+    assert page.locator("#rec").is_hidden()
+    page.click("#record")  # begins a new one
+    wait_until(lambda: len(served.recordings) == 2, 8.0)
+    wait_until(lambda: pressed() == "true", 8.0)
+    monkeypatch.setattr(served.controls, "stop_recording", lambda: None)
+    page.click("#record")
+    wait_until(lambda: page.text_content("#toast") == "nothing was recorded", 8.0)
+
+
+def test_the_numbers_in_the_gallery_are_those_of_the_keys(served: SimpleNamespace, browser) -> None:
+    (served.styles / "broken.fast.onnx").write_bytes(b"broken")
+    page = browser.new_page()
+    page.goto(served.panel.control_url)
+    wait_until(lambda: page.locator("[data-name]").count() == 3, 8.0)
+    numbers = {name: page.locator(f"[data-name={name}] .key") for name in ("broken", "calm", "storm")}
+    assert numbers["broken"].count() == 0
+    assert [numbers[name].text_content() for name in ("calm", "storm")] == ["1", "2"]
+    page.keyboard.press("2")
+    wait_until(lambda: served.session.settings.style == "storm", 8.0)
+
+
+def test_an_upload_that_a_proxy_refuses_is_said(served: SimpleNamespace, browser, tmp_path: Path) -> None:
+    page = browser.new_page()
+    page.route("**/api/styles", lambda route: route.fulfill(status=502, body="<h1>Bad Gateway</h1>")
+               if route.request.method == "POST" else route.continue_())  # fmt: skip
+    page.goto(served.panel.control_url)
+    style = tmp_path / "new.onnx"
+    style.write_bytes(b"style")
+    page.set_input_files("#file", style)
+    wait_until(lambda: page.text_content("#toast").startswith("502"), 8.0)
