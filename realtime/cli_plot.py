@@ -11,7 +11,7 @@ def check_plot(target: Path | None, *, overwrite: bool) -> None:
     """Said before the minutes of measuring, not after.
 
     Raises:
-        SinkError: the file exists, or matplotlib is missing.
+        SinkError: the file exists, its folder does not, or matplotlib is missing or cannot write such a file.
     """
     if target is None:
         return
@@ -19,6 +19,13 @@ def check_plot(target: Path | None, *, overwrite: bool) -> None:
         raise SinkError(f"{target} must not exist yet: choose another name or pass --overwrite")
     if find_spec("matplotlib") is None:
         raise SinkError("matplotlib must be installed for a plot: pip install 'impasto[train]'")
+    if not target.parent.is_dir():
+        raise SinkError(f"{target.parent} must be a folder")
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    endings = FigureCanvasBase.get_supported_filetypes()
+    if target.suffix and target.suffix.lower().lstrip(".") not in endings:
+        raise SinkError(f"a plot's name must end in .{', .'.join(sorted(endings))}, got {target}")
 
 
 def write_plot(figure: Any, target: Path) -> None:

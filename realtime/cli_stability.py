@@ -43,7 +43,7 @@ def stability(
     size: Annotated[str | None, typer.Option(help="Of videos: 720p, WxH or 0.5x.")] = None,
     pattern: Annotated[str, typer.Option(help="Which pictures of a folder are its frames, such as 'clean_*'.")] = "*",
     flow: Annotated[
-        Path | None, typer.Option(help="Folder of ground truth for a folder of pictures: flow_NNNN.npz or .flo.")
+        Path | None, typer.Option(help="Folder of ground truth for one folder of pictures: flow_NNNN.npz or .flo.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the errors over time into this picture.")] = None,
     render: Annotated[Path | None, typer.Option(help="Write all of them side by side as a video; one clip.")] = None,
@@ -55,13 +55,17 @@ def stability(
     """Measure flicker: the warping error between frames, near and far, beside that of the input itself."""
     if render is not None and len(clips) != 1:
         raise ValueError(f"render must be of one clip, got {len(clips)}")
-    if len(set(style)) != len(style):
-        raise ValueError(f"style must be named once each, got {', '.join(style)}")
+    if flow is not None and len(clips) != 1:
+        raise ValueError(f"flow must be of one clip, got {len(clips)}")
+    names = _row_names(style)
     check_plot(plot, overwrite=overwrite)
     if render is not None and render.exists() and not overwrite:
         raise SinkError(f"output must not exist yet, got {render}; --overwrite replaces it")
     with ExitStack() as stack:
-        styles = [_loaded(name, tier, device, precision, stack, carried=carried) for name in style]
+        styles = [
+            _loaded(text, name, tier, device, precision, stack, carried=carried)
+            for text, name in zip(style, names, strict=True)
+        ]
         results = []
         for clip in clips:
             with _open(clip, size, pattern) as source:
@@ -69,12 +73,12 @@ def stability(
                 results.append(job.run(_truth(flow, source), render, overwrite=overwrite))
                 for line in _missing(results[-1], with_truth=flow is not None):
                     print(f"warning: {clip.name}: {line}", file=sys.stderr)
-    if plot is not None:
-        _plot(results, plot)
     if as_json:
         print(json.dumps([_as_json(result) for result in results], indent=1))
     else:
         _print_tables(results)
+    if plot is not None:
+        _plot(results, plot)
 
 
 @dataclass(frozen=True)
@@ -87,18 +91,33 @@ class _Loaded:
     """With normalisation statistics that are not the frame's own, by what they are."""
 
 
-def _loaded(name: str, tier: str | None, device: str, precision: str, stack: ExitStack, *, carried: bool) -> _Loaded:
+def _row_names(styles: Sequence[str]) -> list[str]:
+    """As typed; of a file its stem, or its path where the stem would name two rows."""
+    paths = {text: Path(text) for text in styles if text.endswith((".onnx", ".engine"))}
+    short = [paths[text].stem if text in paths else text for text in styles]
+    names = [
+        str(paths[text]) if text in paths and [INPUT, *short].count(name) > 1 else name
+        for text, name in zip(styles, short, strict=True)
+    ]
+    if len({INPUT, *names}) <= len(names):
+        raise ValueError(f"style must be named once each and not {INPUT}, got {', '.join(styles)}")
+    return names
+
+
+def _loaded(
+    style: str, name: str, tier: str | None, device: str, precision: str, stack: ExitStack, *, carried: bool
+) -> _Loaded:
     """`stack` closes the engines."""
     from .engine_choice import load_engine
     from .video_engines import find_artifact
 
-    path = find_artifact(name, tier)
+    path = find_artifact(style, tier)
     engine = load_engine(path, device=device, precision=precision)
     stack.callback(engine.close)
     carriers = _carrying(path, engine) if carried else []
     for _, carrier in carriers:
         stack.callback(carrier.close)
-    return _Loaded(path.stem if name == str(path) else name, engine, carriers)
+    return _Loaded(name, engine, carriers)
 
 
 @dataclass(frozen=True)

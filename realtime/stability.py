@@ -206,16 +206,20 @@ class PictureFolder:
         Raises:
             SourceError: no such picture, or two of the same number: two films, or two passes of one.
         """
-        self._paths = sorted(
+        paths = sorted(
             path
             for path in folder.glob(pattern)
             if path.suffix.lower() in (".png", ".jpg", ".ppm") and not path.name.startswith(GROUND_TRUTH)
         )
-        if not self._paths:
+        if not paths:
             raise SourceError(f"{folder} must hold pictures named {pattern} besides ground truth, got none")
-        self.numbers = _numbers(self._paths)
-        """Of each picture, as written in its name: the last number there that is not the same in all of them."""
-        _check_one_film(folder, self._paths, self.numbers)
+        numbers = _numbers(paths)
+        _check_one_film(folder, paths, numbers)
+        order = sorted(range(len(paths)), key=lambda i: int(numbers[i])) if all(numbers) else range(len(paths))
+        self._paths = [paths[i] for i in order]
+        self.numbers = [numbers[i] for i in order]
+        """Of each picture, as written in its name: the last number there that is not the same in all of them.
+        The film's order is theirs, or that of the names where one has no number."""
         height, width = _read(self._paths[0]).shape[:2]
         self.info = StreamInfo(width, height, frame_rate, len(self._paths))
 

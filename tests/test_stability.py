@@ -16,7 +16,7 @@ from impasto.assets import DEMO_CLIP
 from impasto.export.artifact import Artifact
 from impasto.realtime.cli_stability import app
 from impasto.realtime.engine_choice import load_engine
-from impasto.realtime.errors import SourceError
+from impasto.realtime.errors import SinkError, SourceError
 from impasto.realtime.frame import Frame
 from impasto.realtime.stability import (
     Contestant,
@@ -234,6 +234,14 @@ def test_number_of_a_picture(names: tuple[str, ...], numbers: list[str], tmp_pat
     assert PictureFolder(touch_pictures(tmp_path, *names)).numbers == numbers
 
 
+def test_pictures_come_by_their_numbers(tmp_path: Path) -> None:
+    for number in (1, 2, 10, 11):
+        cv2.imwrite(str(tmp_path / f"frame_{number}_x4.png"), np.full((8, 8, 3), number, np.uint8))
+    clip = PictureFolder(tmp_path)
+    assert [int(frame.data[0, 0, 0]) for frame in clip] == [1, 2, 10, 11]
+    assert clip.numbers == ["1", "2", "10", "11"]
+
+
 @pytest.fixture(scope="module")
 def mosaic() -> Iterator[Callable[[Frame], np.ndarray]]:
     """The style that ships, whatever the user has installed; at half size and enlarged, which takes a quarter."""
@@ -298,6 +306,39 @@ def test_command_prints_input_and_unsmoothed_beside_the_smoothed(
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == result["frames"] == 12
 
 
+def test_styles_of_one_file_name_are_rows_of_their_own(
+    rendered: Path, identity_artifact: Artifact, small_artifact: Artifact, tmp_path: Path
+) -> None:
+    paths = [tmp_path / "a" / "x.onnx", tmp_path / "b" / "x.onnx", tmp_path / "c" / "input.onnx"]
+    for path, artifact in zip(paths, (identity_artifact, small_artifact, small_artifact), strict=True):
+        path.parent.mkdir()
+        path.write_bytes(artifact.path.read_bytes())
+    styles = [f"--style={path}" for path in paths]
+    done = run.invoke(app, [str(rendered), *styles, "--smooth", "0", "--frames", "2", "--json"])
+    assert done.exit_code == 0, done.output
+    (result,) = json.loads(done.stdout)
+    rows = result["contestants"]
+    assert list(rows) == ["input", *map(str, paths)]
+    assert rows["input"]["error"] == pytest.approx(rows[str(paths[0])]["error"], rel=1e-6)
+    assert rows["input"]["error"] != pytest.approx(rows[str(paths[2])]["error"], rel=1e-6)
+    again = run.invoke(app, [str(rendered), styles[0], f"--style={tmp_path}/./a/x.onnx"])
+    assert again.exit_code == 2
+    assert "once each" in again.stderr
+
+
+def test_a_plot_that_cannot_be_written_costs_no_figures(
+    rendered: Path, identity_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(figure: Any, target: Path) -> None:
+        raise SinkError(f"cannot write {target}: no space")
+
+    monkeypatch.setattr("impasto.realtime.cli_stability.write_plot", full)
+    arguments = [str(rendered), "-s", str(identity_artifact.path), "--frames", "2"]
+    done = run.invoke(app, [*arguments, "--plot", str(tmp_path / "p.png")])
+    assert done.exit_code == 6
+    assert "× plain" in done.stdout
+
+
 def test_command_prints_a_table(rendered: Path, identity_artifact: Artifact) -> None:
     done = run.invoke(app, [str(rendered), "--flow", str(rendered), "-s", str(identity_artifact.path)])
     assert done.exit_code == 0, done.output
@@ -359,7 +400,10 @@ def test_legend_of_the_plot_covers_no_curve(
         (["{passes}"], 4, "--pattern"),
         (["{clip}", "--flow", "{folder}"], 2, "folder of pictures"),
         (["{clip}", "{clip}", "--render", "x.mp4"], 2, "one clip"),
+        (["{passes}", "{junk}", "--flow", "{folder}"], 2, "flow must be of one clip, got 2"),
         (["{clip}", "--plot", "{clip}"], 6, "--overwrite"),
+        (["missing.mp4", "--plot", "missing/p.png"], 6, "missing must be a folder"),
+        (["missing.mp4", "--plot", "p.xyz"], 6, "must end in"),
         (["{clip}", "--smooth", "2"], 2, "smooth"),
     ],
 )
