@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ..export.artifact import Artifact, Precision, load_artifact, parse_model, quantized_path
 from ..export.graph import multiply_adds_per_pixel
-from .engine import BACKENDS, Backend, EngineOptions, PendingPicture, PictureEngine, missing, one_line
+from .engine import BACKENDS, Backend, Device, EngineOptions, PendingPicture, PictureEngine, missing, one_line
 from .errors import ImpastoError
 from .pipeline import Stage
 
@@ -50,6 +50,18 @@ class BenchOptions:
     """Frames at once; each is measured."""
     seconds: float = 3.0
     """For each measurement, after the warm-up."""
+
+    def __post_init__(self) -> None:
+        kinds = [kind for kind in get_args(Device) if kind != "auto"]
+        for device in self.devices:
+            if device not in kinds:
+                raise ValueError(f"device must be one of {', '.join(kinds)}, got {device!r}")
+        for threads in self.threads:
+            if threads < 0:
+                raise ValueError(f"threads must be 0 or more, got {threads}")
+        for in_flight in self.in_flight:
+            if in_flight < 1:
+                raise ValueError(f"in_flight must be 1 or more, got {in_flight}")
 
 
 @dataclass(frozen=True)
@@ -133,17 +145,21 @@ class EndToEnd:
 
 
 def bench(
-    styles: Sequence[Path], options: BenchOptions, *, on_progress: Callable[[str], None] = lambda line: None
+    styles: Sequence[Path],
+    options: BenchOptions,
+    *,
+    on_progress: Callable[[str], None] = lambda line: None,
+    on_skipped: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Measurement]:
-    """Measure everything that works here, engine by engine; what does not work is told to `on_progress`."""
+    """Measure everything that works here, engine by engine; what does not work, and why, is told to `on_skipped`."""
     peaks: dict[tuple[str, Precision], float | None] = {}
-    for artifact, backend, precision in _combinations(styles, options, on_progress):
+    for artifact, backend, precision in _combinations(styles, options, on_skipped):
         key = (str(backend), precision)
         if key not in peaks:
             on_progress(f"{backend} {precision}: matrix products")
             peaks[key] = matrix_peak_tflops(artifact, backend, precision)
         on_progress(f"{artifact.metadata.name} ({artifact.metadata.tier}) with {backend} in {precision}")
-        yield from _measurements(artifact, backend, precision, options, peaks[key], on_progress)
+        yield from _measurements(artifact, backend, precision, options, peaks[key], on_skipped)
 
 
 def bench_end_to_end(
@@ -153,8 +169,13 @@ def bench_end_to_end(
     folder: Path,
     *,
     on_progress: Callable[[str], None] = lambda line: None,
+    on_skipped: Callable[[str], None] = lambda line: None,
 ) -> Iterator[EndToEnd]:
-    """Paint a video, scaled to each size, with everything that works here; `folder` takes the results."""
+    """Paint a video, scaled to each size, with everything that works here; `folder` takes the results.
+
+    An engine that cannot be had is passed over as by `bench`, which tells; why a video was not painted is told to
+    `on_skipped`.
+    """
     for artifact, backend, precision in _combinations(styles, options, lambda line: None):
         for threads in options.threads:
             for size in options.sizes:
@@ -164,7 +185,7 @@ def bench_end_to_end(
                 try:
                     yield _end_to_end(artifact, backend, precision, size, threads, clip, folder)
                 except ImpastoError as exc:
-                    on_progress(f"not {backend} in {precision}: {exc}")
+                    on_skipped(f"{backend} in {precision}, {size[1]}x{size[0]}, file to file: {exc}")
 
 
 def check_peer() -> None:
@@ -264,7 +285,7 @@ def _card_peak_tflops(precision: Precision) -> float | None:
 
 
 def _combinations(
-    styles: Sequence[Path], options: BenchOptions, on_progress: Callable[[str], None]
+    styles: Sequence[Path], options: BenchOptions, on_skipped: Callable[[str], None]
 ) -> Iterator[tuple[Artifact, Backend, Precision]]:
     for path in styles:
         for artifact in _versions(load_artifact(path)):
@@ -274,7 +295,7 @@ def _combinations(
                 try:
                     precisions = backend.precisions()
                 except ImpastoError as exc:
-                    on_progress(f"not {backend}: {exc}")
+                    on_skipped(f"{backend}: {exc}")
                     continue
                 own: Sequence[Precision] = ("int8",) if artifact.metadata.precision == "int8" else precisions
                 for precision in own:
@@ -333,7 +354,7 @@ def _measurements(
     precision: Precision,
     options: BenchOptions,
     peak: float | None,
-    on_progress: Callable[[str], None],
+    on_skipped: Callable[[str], None],
 ) -> Iterator[Measurement]:
     operations = 2 * multiply_adds_per_pixel(parse_model(artifact))
     for threads in options.threads:
@@ -342,7 +363,7 @@ def _measurements(
             try:
                 engine = backend.open(artifact, settings)
             except ImpastoError as exc:
-                on_progress(f"not {backend} in {precision}: {exc}")
+                on_skipped(f"{backend} in {precision}: {exc}")
                 return
             for height, width in options.sizes:
                 latencies_ms, fps = _speed(engine, (height, width), options.seconds)

@@ -47,19 +47,23 @@ def bench(
     from .bench import BenchOptions, check_peer, times_peer
     from .doctor import processor_name
     from .engine import parse_precision
+    from .source_file import VideoFile
 
     check_plot(plot, overwrite=overwrite)
     if peer:
         check_peer()
     options = BenchOptions(
         sizes=[_size(text) for text in size],
-        devices=device or (),
+        devices=[kind for kind in device or () if kind != "auto"],
         precisions=[p for text in precision or () if (p := parse_precision(text)) != "auto"],
         threads=threads,
         in_flight=in_flight,
         seconds=seconds,
     )
     film = None if engine_only else clip or DEMO_CLIP
+    if film is not None:
+        with VideoFile(film):
+            pass  # said before the minutes of measuring
     results, whole, peers = _measure(_paths(styles), options, film, peer=peer, quiet=as_json)
     if as_json:
         rows = [
@@ -78,23 +82,42 @@ def _measure(
     paths: list[Path], options: "BenchOptions", clip: Path | None, *, peer: bool, quiet: bool
 ) -> "tuple[list[Measurement], list[EndToEnd], list[Peer]]":
     """Engines alone, then the clip from file to file unless it is None, then what engines are compared with; says each
-    figure as it comes."""
+    figure as it comes.
+
+    Raises:
+        EngineError: there is nothing to measure.
+    """
     from rich.console import Console
 
     from .bench import bench as measure
     from .bench import bench_end_to_end, bench_peers
+    from .errors import EngineError
 
     err = Console(stderr=True, highlight=False, markup=False)
+
+    def warn(line: str) -> None:
+        err.print(f"warning: not measured: {line}", soft_wrap=True)
+
+    skipped: list[str] = []
     results: list[Measurement] = []
     whole = []
     peers = []
     with err.status("") as status, TemporaryDirectory(prefix="impasto-") as folder:
-        for result in measure(paths, options, on_progress=status.update):
+        for result in measure(paths, options, on_progress=status.update, on_skipped=skipped.append):
             results.append(result)
             if not quiet:
                 err.print(_line(result), soft_wrap=True)
+        reasons = list(dict.fromkeys(skipped))
+        if not results:
+            if options.precisions:
+                reasons.append(f"no other engine has {' or '.join(options.precisions)}")
+            raise EngineError(f"nothing can be measured: {'; '.join(reasons)}")
+        for line in reasons if options.devices else ():
+            warn(line)
         if clip is not None:
-            for video in bench_end_to_end(paths, clip, options, Path(folder), on_progress=status.update):
+            for video in bench_end_to_end(
+                paths, clip, options, Path(folder), on_progress=status.update, on_skipped=warn
+            ):
                 whole.append(video)
                 if not quiet:
                     err.print(f"{_place(video)}, file to file: {video.fps:.1f} fps", soft_wrap=True)

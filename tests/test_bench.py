@@ -45,10 +45,10 @@ def test_the_command_says_the_ratio(small_artifact: Artifact, monkeypatch: pytes
     words = [str(small_artifact.path), "--size", "64x32", "--device", "cpu", "--seconds", "0.01", "--engine-only"]
     words += ["--in-flight", "1", "--threads", "1"]
     done = CliRunner().invoke(cli_bench.app, [*words, "--peer", "--json"])
+    if "nothing can be measured" in done.stderr:
+        pytest.skip("no engine on this machine's processor")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    if not found["engines"]:
-        pytest.skip("no engine on this machine's processor")
     (peer,) = found["peers"]
     assert [row["times_peer"] for row in found["engines"]] == [row["fps"] / peer["fps"] for row in found["engines"]]
     table = CliRunner().invoke(cli_bench.app, [*words, "--peer"])

@@ -1,7 +1,7 @@
 """`impasto doctor` and `impasto bench` tell the truth, in words and in JSON."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from impasto.export.artifact import Artifact, parse_model, quantized_path, save_artifact
 from impasto.realtime import bench as bench_module
 from impasto.realtime import cli_bench, cli_doctor, doctor
-from impasto.realtime.bench import BenchOptions, bench
+from impasto.realtime.bench import BenchOptions, Measurement, bench
 from impasto.realtime.camera import CameraInfo
-from impasto.realtime.engine import BACKENDS, EngineOptions
+from impasto.realtime.engine import BACKENDS, Backend, EngineOptions, Precision
 from impasto.realtime.errors import EngineError, SinkError
 
 runner = CliRunner()
@@ -170,10 +170,12 @@ def test_bench_command(
     words = [str(small_artifact.path), "--size", "tiny", "--size", "64x32", "--device", "cpu", "--seconds", "0.05"]
     words += ["--clip", str(make_clip("bench.mp4"))]
     done = runner.invoke(cli_bench.app, [*words, "--json", "--plot", str(plot)])
+    if not paints_here():
+        pytest.skip("no engine on this machine's processor")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     for rows in (found["engines"], found["end_to_end"]):
-        assert {(row["height"], row["width"]) for row in rows} == ({(64, 96), (32, 64)} if paints_here() else set())
+        assert {(row["height"], row["width"]) for row in rows} == {(64, 96), (32, 64)}
     assert plot.read_bytes().startswith(b"\x89PNG")
     again = runner.invoke(cli_bench.app, [*words, "--plot", str(plot)])
     assert again.exit_code == 6
@@ -185,18 +187,61 @@ def test_bench_command(
 
 
 @pytest.mark.parametrize(
-    ("words", "code"),
+    ("words", "code", "text"),
     [
-        (["nobody"], 3),
-        (["--size", "huge"], 2),
-        (["--size", "0x5"], 2),
-        (["--precision", "fp8"], 2),
-        (["/nowhere/style.onnx"], 3),
+        (["nobody"], 3, "nobody"),
+        (["--size", "huge"], 2, "--size must be"),
+        (["--size", "0x5"], 2, "--size must be"),
+        (["--precision", "fp8"], 2, "precision must be"),
+        (["/nowhere/style.onnx"], 3, "/nowhere/style.onnx"),
+        (["--device", "gpu"], 2, "device must be one of cpu,"),
+        (["--device", "cuda:1"], 2, "device must be one of cpu,"),
+        (["--in-flight", "0"], 2, "in_flight must be 1 or more, got 0"),
+        (["--threads", "-1"], 2, "threads must be 0 or more, got -1"),
+        (["--clip", "nosuch.mp4"], 4, "nosuch.mp4"),
     ],
 )
-def test_bench_mistakes(one_style: None, words: list[str], code: int) -> None:
+def test_bench_mistakes(
+    one_style: None, words: list[str], code: int, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_module, "_measurements", lambda *_: pytest.fail("measured"))
     done = runner.invoke(cli_bench.app, words)
     assert done.exit_code == code, done.output
+    assert text in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_bench_says_what_cannot_be_measured(one_style: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def precisions(backend: Backend, index: int = 0) -> tuple[Precision, ...]:
+        if backend.device != "cpu":
+            raise EngineError("a card must be there")
+        return ("fp32",)
+
+    def measurements(artifact: Artifact, backend: Backend, *_: object) -> Iterator[Measurement]:
+        yield Measurement("blobs", "fast", str(backend), "fp32", 32, 64, 1, 1, 1.0, 1.0, 1000.0, 0.1, None)
+
+    def no_video(*_: object) -> None:
+        raise SinkError("there must be space for it")
+
+    monkeypatch.setattr(Backend, "precisions", precisions)
+    monkeypatch.setattr(bench_module, "matrix_peak_tflops", lambda *_: None)
+    monkeypatch.setattr(bench_module, "_measurements", measurements)
+    monkeypatch.setattr(bench_module, "_end_to_end", no_video)
+    nothing = runner.invoke(cli_bench.app, ["--device", "cuda"])
+    assert nothing.exit_code == 5
+    assert nothing.stderr == "error: nothing can be measured: onnxruntime on cuda: a card must be there\n"
+    assert not nothing.stdout
+    nothing = runner.invoke(cli_bench.app, ["--device", "cpu", "--precision", "bf16"])
+    assert nothing.exit_code == 5
+    assert "no other engine has bf16" in nothing.stderr
+    some = runner.invoke(cli_bench.app, ["--device", "cuda", "--device", "cpu"])
+    assert some.exit_code == 0, some.output
+    assert "openvino on cpu" in some.stdout
+    assert "warning: not measured: onnxruntime on cuda: a card must be there" in some.stderr
+    assert "file to file: there must be space for it" in some.stderr
+    every = runner.invoke(cli_bench.app, ["--device", "auto", "--engine-only"])
+    assert every.exit_code == 0
+    assert "not measured" not in every.stderr
 
 
 def test_a_plot_that_cannot_be_written(tmp_path: Path) -> None:
