@@ -196,6 +196,15 @@ def test_the_command_writes_table_json_and_sheet(folder, tiny_loss_weights):
     assert "pass --overwrite" in again.stderr
 
 
+def test_two_runs_of_one_name_are_two_rows(folder, tiny_loss_weights):
+    shutil.copytree(folder / "run", folder / "again")
+    more = [folder / "again", "--num-photos", 1, "--evaluations", 1, "--sheet", folder / "s.png", "--json"]
+    result = run(folder, tiny_loss_weights, *more)
+    assert result.exit_code == 0, result.output
+    assert [report["name"] for report in json.loads(result.stdout)] == ["blobs", f"blobs ({folder / 'again'})"]
+    assert read_picture(folder / "s.png").shape[0] > 2 * 300
+
+
 def as_recorded(folder):
     """The painting where only the training's own record leads."""
     (folder / "far" / "off").mkdir(parents=True)

@@ -1,6 +1,9 @@
 """Networks for any painting, judged: one Gatys curve for all of them, figures that mean what they say."""
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -66,7 +69,9 @@ def test_the_papers_style_loss_of_a_picture(loss_network: LossNetwork) -> None:
     assert adain_style_loss(a, b, loss_network) > 1e-3
 
 
-def test_the_command_judges_a_checkpoint(tmp_path: Path, tiny_loss_weights: Path) -> None:
+@pytest.fixture
+def arguments(tmp_path: Path, tiny_loss_weights: Path) -> list[str]:
+    """Of the command, for a checkpoint, two photographs and one painting."""
     torch.manual_seed(0)
     config = CompactConfig(width=4, blocks=1, encoder_width=4, hidden=8)
     training = {"content_weight": 1.0, "final_style_weight": 5.0, "tv_weight": 0.5, "style_size": 96}
@@ -78,16 +83,35 @@ def test_the_command_judges_a_checkpoint(tmp_path: Path, tiny_loss_weights: Path
         (tmp_path / folder).mkdir()
         for seed in seeds:
             cv2.imwrite(str(tmp_path / folder / f"{seed}.png"), drawn(seed)[..., ::-1])
-    app = evaluate_app(lambda text, device: pytest.fail(text))
     arguments = [
         tmp_path, "--photos", tmp_path / "photos", "--paintings", tmp_path / "paintings", "--num-paintings", 1,
         "--evaluations", "2", "--loss-weights", tiny_loss_weights, "-o", tmp_path / "out.json",
         "--sheet", tmp_path / "sheet.png", "--quiet",
     ]  # fmt: skip
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return [str(argument) for argument in arguments]
+
+
+def test_the_command_judges_a_checkpoint(arguments: list[str], tmp_path: Path) -> None:
+    result = CliRunner().invoke(evaluate_app(lambda text, device: pytest.fail(text)), arguments)
     assert result.exit_code == 0, result.output
     assert "any compact, torch on cpu in fp32" in " ".join(result.output.split())
     figures = json.loads((tmp_path / "out.json").read_text())
     assert figures["settings"]["style_weight"] == 5.0
     assert len(figures["pairs"]) == 1
     assert cv2.imread(str(tmp_path / "sheet.png")) is not None
+
+
+def test_ctrl_c_in_the_first_pair_is_no_error(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def interrupted(said: str) -> Iterator[threading.Event]:
+        stop = threading.Event()
+        stop.set()
+        yield stop
+
+    monkeypatch.setattr("impasto.training.evaluate_cli.stop_on_interrupt", interrupted)
+    result = CliRunner().invoke(evaluate_app(lambda text, device: pytest.fail(text)), arguments)
+    assert result.exit_code == 130, result.output
+    assert result.stderr == "stopped; there are no figures yet\n"
+    assert not (tmp_path / "out.json").exists()

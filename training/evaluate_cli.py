@@ -122,11 +122,18 @@ def evaluate(
         if any(style.like for _, style in opened):
             if paintings is None:
                 raise ValueError("--paintings must be a folder of paintings for networks that paint like any, got none")
-            show_any(judge.any_painting(opened, _read_photos(paintings, num_paintings)), wanted)
-        elif reports := judge.styles(_subjects(opened, paintings)):
-            show_reports(reports, wanted)
+            report = judge.any_painting(opened, _read_photos(paintings, num_paintings))
+            is_empty = report is None
+            if report is not None:
+                show_any(report, wanted)
+        else:
+            reports = judge.styles(_subjects(opened, paintings))
+            is_empty = not reports
+            if reports:
+                show_reports(reports, wanted)
     if stop.is_set():
-        print("stopped; the figures are of the photographs done so far", file=sys.stderr)
+        what = "there are no figures yet" if is_empty else "the figures are of the photographs done so far"
+        print(f"stopped; {what}", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED)
 
 
@@ -164,8 +171,8 @@ class _Judge:
 
     def any_painting(
         self, opened: Sequence[tuple[str, OpenedStyle]], paintings: "Mapping[str, Picture]"
-    ) -> "AnyReport":
-        """Networks that paint like any painting, on paintings that they never saw."""
+    ) -> "AnyReport | None":
+        """Networks that paint like any painting, on paintings that they never saw; None if stopped before one pair."""
         from .evaluate import LossSettings
         from .evaluate_any import Contender, evaluate_any
 
@@ -177,12 +184,17 @@ class _Judge:
             contenders.append(
                 Contender(name, style.like, LossSettings.of_training(style.training, where=text), style.engine)
             )
-        return evaluate_any(
-            contenders, self.photos, paintings, self.loss_network,
-            evaluations=self.evaluations, start=self.start,
-            callback=self._printer(", ".join(c.name for c in contenders)),
-            should_stop=self.should_stop,
-        )  # fmt: skip
+        try:
+            return evaluate_any(
+                contenders, self.photos, paintings, self.loss_network,
+                evaluations=self.evaluations, start=self.start,
+                callback=self._printer(", ".join(c.name for c in contenders)),
+                should_stop=self.should_stop,
+            )  # fmt: skip
+        except ValueError:
+            if not self.should_stop():  # else it has not finished one pair
+                raise
+            return None
 
     def _printer(self, title: str) -> "Callable[[str, Evaluation], None]":
         """A line now and then on standard error."""
@@ -258,16 +270,21 @@ def _subjects(opened: Sequence[tuple[str, OpenedStyle]], folder: Path | None) ->
     from .evaluate import LossSettings, Paintings, Subject
 
     paintings = Paintings(folder)
+    seen: set[tuple[str, str]] = set()
+    names = []
+    for text, style in opened:  # two runs of one name are two styles
+        names.append(f"{style.name} ({text})" if (style.name, style.tier) in seen else style.name)
+        seen.add((style.name, style.tier))
     return [
         Subject(
-            name=style.name,
+            name=name,
             tier=style.tier,
             paint=style.paint,
             settings=LossSettings.of_training(style.training, where=text),
             painting=_painting(style, paintings),
             engine=style.engine,
         )
-        for text, style in opened
+        for name, (text, style) in zip(names, opened, strict=True)
     ]
 
 
