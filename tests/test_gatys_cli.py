@@ -15,7 +15,8 @@ from impasto.realtime.cli import app as impasto
 from impasto.realtime.keyframes import FlowChain, open_film
 from impasto.training.data import read_picture
 from impasto.training.errors import TrainingError
-from impasto.training.gatys_sweep import parse_axis
+from impasto.training.gatys_config import GatysConfig
+from impasto.training.gatys_sweep import combinations, parse_axis
 from impasto.training.keyframes import KeyframePairs, read_keyframes
 
 SMALL = ["--size", "96", "--min-size", "64", "--iterations", "6", "--style-weight", "5"]
@@ -131,6 +132,33 @@ def test_a_sweep_draws_a_grid(run, folder):
     assert run("sweep", "photo.png", "a.png", "-o", "grid.png", "--vary", "seed=1,2").exit_code == 3
 
 
+@pytest.mark.parametrize(
+    ("vary", "code", "text"),
+    [
+        (["content-weight=1,0", "style-weight=100,0"], 2, "must not both be 0"),
+        (["style-layers=relu1_1,relu9_1"], 2, "layers must be among relu1_1"),
+        (["min-size=96,200"], 2, "min_size must be in 64…size (96), got 200"),
+        (["history=3,100000000"], 3, "a smaller --history"),
+    ],
+)
+def test_a_sweep_is_refused_before_its_first_picture(run, monkeypatch, vary, code, text):
+    monkeypatch.setattr("impasto.training.gatys_sweep.paint", lambda *_, **__: pytest.fail("painted"))
+    monkeypatch.setattr("impasto.training.gatys.available_memory", lambda device: 2**30)
+    result = run("sweep", "photo.png", "a.png", "-o", "grid.png", *(word for one in vary for word in ("--vary", one)))
+    assert result.exit_code == code, result.output
+    assert text in result.stderr
+
+
+def test_a_sweep_holds_what_fits_the_other_options():
+    config = GatysConfig(size=640, style_weight=0)
+    (row,) = combinations(config, [parse_axis("min-size=600,640")])
+    assert [(label, here.min_size) for label, here in row] == [("min-size 600", 600), ("min-size 640", 640)]
+    rows = combinations(config, [parse_axis("style-weight=1,2"), parse_axis("content-weight=0,1")])
+    assert [[(here.style_weight, here.content_weight) for _, here in row] for row in rows] == [
+        [(1, 0), (2, 0)], [(1, 1), (2, 1)]
+    ]  # fmt: skip
+
+
 def test_axes_are_parsed():
     axis = parse_axis("--style-layers=relu1_1,relu1_1+relu2_1=0.5")
     assert [value for _, value in axis.values] == [{"relu1_1": 1.0}, {"relu1_1": 1.0, "relu2_1": 0.5}]
@@ -203,6 +231,10 @@ def test_bad_folders_of_keyframes_are_refused(tmp_path):
         read_keyframes(tmp_path)
     (tmp_path / "keyframes.json").write_text("{")
     with pytest.raises(TrainingError, match="damaged index"):
+        read_keyframes(tmp_path)
+    entry = {"number": 5, "seconds": 0.2, "frame": 5, "painted": "000005.painted.png"}
+    (tmp_path / "keyframes.json").write_text(json.dumps({"keyframes": [entry]}))
+    with pytest.raises(TrainingError, match=r"damaged index.*frame and painted must be names of files"):
         read_keyframes(tmp_path)
     (tmp_path / "keyframes.json").write_text('{"keyframes": []}')
     with pytest.raises(TrainingError, match="there are no keyframes"):

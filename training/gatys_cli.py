@@ -141,13 +141,14 @@ def sweep(
     options: PaintOptions,
 ) -> None:
     """Draw a labelled grid over one or two settings, with the curves of the losses beside it."""
-    from .gatys_sweep import check_figure, parse_axis, run_sweep
+    from .gatys_sweep import check_figure, combinations, parse_axis, run_sweep
 
     axes = [parse_axis(text) for text in vary]
     if len(axes) > 2 or len({axis.name for axis in axes}) < len(axes):
         raise ValueError(f"--vary must be given once or twice, for different options, got {', '.join(vary)}")
     check_figure(output, overwrite=options.overwrite)
     config = options.config()
+    combinations(config, axes)  # refuses values before the loss network is fetched
     network = _load_network(options)
     photo, paintings = _read(content), _style_images(styles, options, [])
     _say_memory(photo, paintings, network, config, quiet=options.quiet)

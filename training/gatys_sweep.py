@@ -8,7 +8,7 @@ from typing import Any
 
 from .data import Picture
 from .errors import TrainingError
-from .gatys import Iterate, Painting, StyleImage, paint
+from .gatys import Iterate, Painting, StyleImage, check_memory, paint, scale_sizes
 from .gatys_config import STYLE_WEIGHTS, GatysConfig, parse_layers
 from .loss_network import LossNetwork
 
@@ -33,15 +33,16 @@ class Axis:
     values: Sequence[tuple[str, Any]]
     """As typed, and parsed."""
 
-    def apply(self, config: GatysConfig, number: int) -> GatysConfig:
-        return replace(config, **{self.name.replace("-", "_"): self.values[number][1]})
+    def change(self, number: int) -> dict[str, Any]:
+        """Of a `GatysConfig`."""
+        return {self.name.replace("-", "_"): self.values[number][1]}
 
     def label(self, number: int) -> str:
         return f"{self.name} {self.values[number][0]}"
 
 
 def parse_axis(text: str) -> Axis:
-    """ "style-weight=10,100,1000"; values are checked by `GatysConfig` when they are applied.
+    """ "style-weight=10,100,1000"; values are checked by `GatysConfig` in `combinations`.
 
     Raises:
         ValueError: an option that cannot be varied, or a value that cannot be read.
@@ -54,10 +55,29 @@ def parse_axis(text: str) -> Axis:
         values = [(part.strip(), _PARSERS[name](part.strip())) for part in listed.split(",")]
     except ValueError as exc:
         raise ValueError(f"--vary {name} must have values that can be read, got {listed!r}: {exc}") from exc
-    axis = Axis(name, values)
-    for number in range(len(values)):
-        axis.apply(GatysConfig(min_size=64), number)
-    return axis
+    return Axis(name, values)
+
+
+def combinations(config: GatysConfig, axes: Sequence[Axis]) -> list[list[tuple[str, GatysConfig]]]:
+    """Label and settings of every picture, by row and column.
+
+    Args:
+        axes: one (columns) or two (columns, rows).
+
+    Raises:
+        ValueError: values that a picture cannot be painted with, or not with one another.
+    """
+    columns, rows = axes[0], axes[1] if len(axes) > 1 else None
+    return [
+        [
+            (
+                columns.label(column) + (f", {rows.label(row)}" if rows else ""),
+                replace(config, **columns.change(column), **(rows.change(row) if rows else {})),
+            )
+            for column in range(len(columns.values))
+        ]
+        for row in range(len(rows.values) if rows else 1)
+    ]
 
 
 def check_figure(path: Path, *, overwrite: bool) -> None:
@@ -91,14 +111,20 @@ def run_sweep(
     Args:
         axes: one (columns) or two (columns, rows).
         callback: told of the label of the picture in work and of every evaluation.
+
+    Raises:
+        TrainingError: one of the pictures does not fit into memory, which is checked before the first is painted, or
+            the figure cannot be written.
+        ValueError: as `combinations`, or a layer that the loss network does not have.
     """
-    columns, rows = axes[0], axes[1] if len(axes) > 1 else None
+    wanted = combinations(config, axes)
+    for _, here in (cell for cells in wanted for cell in cells):
+        largest = scale_sizes(photo.shape[0], photo.shape[1], here.min_size, here.size)[-1]
+        check_memory(largest, styles, loss_network, here)
     grid: list[list[tuple[str, GatysConfig, Painting] | None]] = []
-    for row in range(len(rows.values) if rows else 1):
+    for cells in wanted:
         grid.append([])
-        for column in range(len(columns.values)):
-            here = columns.apply(rows.apply(config, row) if rows else config, column)
-            label = columns.label(column) + (f", {rows.label(row)}" if rows else "")
+        for label, here in cells:
             painted = None
             if not should_stop():
                 report = None if callback is None else (lambda it, label=label: callback(label, it))

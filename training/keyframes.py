@@ -48,6 +48,8 @@ def read_keyframes(folder: Path) -> list[Keyframe]:
     try:
         listed = json.loads((folder / INDEX).read_text())["keyframes"]
         found = [Keyframe(**entry) for entry in listed]
+        if not all(isinstance(name, str) for key in found for name in (key.frame, key.painted)):
+            raise TypeError("frame and painted must be names of files")
     except OSError as exc:
         raise TrainingError(f"keyframes must be a folder that `impasto gatys video` wrote, got {folder}") from exc
     except (ValueError, TypeError, KeyError) as exc:
