@@ -305,7 +305,7 @@ def _table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Any:
     table.add_column("× input", justify="right")
     table.add_column("× plain", justify="right")
     for name, row in rows.items():
-        plain = rows[name.partition(" + ")[0]]
+        plain = rows[max((other for other in rows if name.startswith(f"{other} + ")), key=len, default=name)]
         cells = [f"{row[key]:.1f}" if key == "cost" else f"{row[key]:.3f}" for key in used]
         against = [
             _ratio(row["error"], rows[INPUT]["error"]),

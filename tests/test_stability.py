@@ -326,6 +326,15 @@ def test_styles_of_one_file_name_are_rows_of_their_own(
     assert "once each" in again.stderr
 
 
+def test_a_files_name_may_hold_a_plus(rendered: Path, identity_artifact: Artifact, tmp_path: Path) -> None:
+    path = tmp_path / "a + b.onnx"
+    path.write_bytes(identity_artifact.path.read_bytes())
+    done = run.invoke(app, [str(rendered), "-s", str(path), "--frames", "2"])
+    assert done.exit_code == 0, done.output
+    smoothed = next(line for line in done.stdout.splitlines() if "a + b + smooth 0.5" in line)
+    assert smoothed.split("│")[-2].strip(), "× plain is empty"
+
+
 def test_a_plot_that_cannot_be_written_costs_no_figures(
     rendered: Path, identity_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
