@@ -167,17 +167,22 @@ class LiveSession:
     def change(self, changes: Mapping[str, Any]) -> LiveSettings:
         """Replace some settings; a new style or tier is loaded in the background and fades in when it is warm."""
         with self._lock:
-            before, self._settings = self._settings, self._settings.changed(changes)
-            self._painter.settings = after = self._settings
-            governor = self._governor
-            if governor is not None and after.tier != before.tier:
-                top = governor.rungs[0].short_side
-                self._governor = _governor(governor.budget_ms, self.size, top, after.tier)
-                self._painter.work_size = work_size(self.size, top)
+            before, after = self._settings, self._settings.changed(changes)
+            self._take_settings(after)
             tier = after.tier if self._governor is None else _tier(self._governor.rung)
         if (after.style, after.tier) != (before.style, before.tier):
             self._loads.put((after.style, tier))
         return after
+
+    def _take_settings(self, after: LiveSettings) -> None:
+        """With the lock held. The governor's ladder is that of the tier."""
+        before, self._settings = self._settings, after
+        self._painter.settings = after
+        governor = self._governor
+        if governor is not None and after.tier != before.tier:
+            top = governor.rungs[0].short_side
+            self._governor = _governor(governor.budget_ms, self.size, top, after.tier)
+            self._painter.work_size = work_size(self.size, top)
 
     def add_output(self, output: Outlet) -> None:
         """Send pictures to `output` from now on; the session closes it in the end."""
@@ -368,9 +373,9 @@ class LiveSession:
             self._problem, self.first_error = str(reason), reason
             return
         self._on_event(f"style {style} cannot be used: {reason}; still painting {look.style}")
-        if self._settings.style == style:
-            self._settings = self._settings.changed({"style": look.style, "tier": look.tier})
-            self._painter.settings = self._settings
+        with self._lock:
+            if self._settings.style == style:
+                self._take_settings(self._settings.changed({"style": look.style, "tier": look.tier}))
 
     def _watch_loop(self) -> None:
         cards: dict[str, Picture] = {}

@@ -67,8 +67,9 @@ class LiveControls:
 
     def set(self, changes: Mapping[str, Any]) -> LiveSettings:
         """Change settings; `ValueError` says what is wrong."""
-        if (style := changes.get("style")) is not None:
-            self._check_style(style, changes.get("tier") or self.session.settings.tier)
+        if "style" in changes or "tier" in changes:
+            now = self.session.settings
+            self._check_style(changes.get("style", now.style), changes.get("tier", now.tier))
         if changes.get("mix_with") and self.shelf.vector(str(changes["mix_with"])) is None:
             raise ValueError(f"mix_with must be a style made of a painting, got {changes['mix_with']!r}")
         return self.session.change(changes)
@@ -206,7 +207,7 @@ class LiveControls:
                 self._try(self.save_snapshot)
             case "h" | "?":
                 self._on_event("keys: " + ", ".join(f"{k} {what}" for k, what in HOTKEYS.items()))
-            case _ if key.isdigit():
+            case _ if key in list("123456789"):
                 self.nth_style(int(key))
 
     def state(self) -> dict[str, Any]:
@@ -238,7 +239,7 @@ class LiveControls:
 
     def _check_style(self, style: object, tier: object) -> None:
         known = {entry.name: entry for entry in self.usable_styles()}
-        if style not in known:
+        if style not in list(known):  # a program may send anything, also what no dictionary can look up
             raise ValueError(f"style must be one of {', '.join(known)}, got {style!r}")
         entry = known[str(style)]
         if tier not in entry.tiers:

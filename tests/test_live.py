@@ -226,6 +226,24 @@ def test_a_style_that_breaks_leaves_the_old_one_painting() -> None:
         assert set(gallery.kinds()[seen:]) == {"painted"}
 
 
+def test_a_tier_that_breaks_leaves_other_styles_to_be_chosen() -> None:
+    opened: list[tuple[str, str]] = []
+
+    def open_style(name: str, tier: str) -> FakeEngine:
+        opened.append((name, tier))
+        if tier == "quality":
+            raise ArtifactError("there is no such file")
+        return FakeEngine()
+
+    with session_with(Gallery(), open_style=open_style, latency_budget_ms=10_000) as session:
+        wait_until(lambda: session.status.painting_style == "a")
+        session.change({"tier": "quality"})
+        wait_until(lambda: ("a", "quality") in opened and session.settings.tier == "fast")
+        session.change({"style": "b"})
+        wait_until(lambda: session.status.painting_style == "b")
+    assert ("b", "quality") not in opened
+
+
 def test_a_session_changes_cameras() -> None:
     gallery, second = Gallery(), FakeFeed(size=(300, 400))
     with session_with(gallery) as session:

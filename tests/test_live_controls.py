@@ -1,0 +1,61 @@
+"""What a person asks of a live run, by key and by name, without a picture being painted."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+
+from impasto.export.artifact import Artifact
+from impasto.realtime.live import LiveSession
+from impasto.realtime.live_controls import LiveControls
+from impasto.realtime.live_settings import LiveSettings
+from impasto.realtime.live_styles import StyleShelf
+
+from .live_helpers import FakeEngine, FakeFeed, Gallery
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """What was said to the person."""
+    return []
+
+
+@pytest.fixture
+def controls(
+    tmp_path: Path,
+    make_artifact: Callable[..., Artifact],
+    identity_model: onnx.ModelProto,
+    monkeypatch: pytest.MonkeyPatch,
+    said: list[str],
+) -> LiveControls:
+    """Of a session that was not started, with the styles calm and storm, both of the fast tier alone."""
+    monkeypatch.setattr("impasto.assets.style_folders", lambda: (tmp_path,))
+    for name in ("calm", "storm"):
+        make_artifact(identity_model, name=name).path.rename(tmp_path / f"{name}.fast.onnx")
+    shelf = StyleShelf(load=lambda artifact: FakeEngine())
+    session = LiveSession(FakeFeed(), shelf.open, settings=LiveSettings("calm"), size=(96, 160))
+    return LiveControls(
+        session, shelf, folder=tmp_path / "out", open_recording=lambda path: Gallery().output("recording"),
+        open_feed=lambda name: FakeFeed(), camera="test", on_event=said.append, on_quit=lambda: None,
+    )  # fmt: skip
+
+
+def test_a_tier_that_the_style_has_not_is_refused(controls: LiveControls, said: list[str]) -> None:
+    controls.press("t")
+    assert said == ["tier of calm must be one of fast, got 'quality'"]
+    with pytest.raises(ValueError, match="tier of calm must be one of fast"):
+        controls.set({"tier": "quality"})
+    with pytest.raises(ValueError, match="style must be one of calm, storm"):
+        controls.set({"style": ["storm"]})
+    assert controls.session.settings == LiveSettings("calm")
+
+
+def test_a_digit_is_a_style_and_no_other_sign_is(controls: LiveControls, said: list[str]) -> None:
+    controls.press("2")
+    assert controls.session.settings.style == "storm"
+    said.clear()
+    for key in ("²", "٣", "", "0", "12", "é", "\x1b"):
+        controls.press(key)
+    assert said == []
+    assert controls.session.settings.style == "storm"
