@@ -112,6 +112,8 @@ class Painter:
         self._vector: Vector | None = None
         """What painted last, where that was a style vector; in a fade, somewhere between two."""
         self._leaving_vector: Vector | None = None
+        """What the look that fades out painted with last, where that was a style vector."""
+        self._was_at_strength = False
         self._smoother = Smoother(0.0, patience_ms=SMOOTHING_PATIENCE_MS)
 
     @property
@@ -130,7 +132,7 @@ class Painter:
         seconds = self.settings.crossfade_seconds
         if self._stylizer is not None and seconds > 0 and self._look is not None and self._look.style != look.style:
             self._leaving = (self._stylizer, time.monotonic(), seconds)
-            self._leaving_vector = self._vector
+            self._leaving_vector = None if _painting_engine(self._stylizer) is None else self._vector
         else:
             self._smoother.reset()  # or the last picture of another look would fade out slowly
         self._look, self._stylizer = look, Stylizer(look.engine)
@@ -147,31 +149,42 @@ class Painter:
             return original
         small = resize(original, self.work_size)
         self._smoother.amount = settings.smoothing
-        painting = self._smoother.paint(small, lambda: self._paint(Frame(small, frame.pts)))
+        eased, at_strength = self._faded(), self._is_at_strength
+        if settings.strength < 1.0 and at_strength != self._was_at_strength:
+            self._smoother.reset()  # or a painting in full would linger where it is weakened from now on
+        self._was_at_strength = at_strength
+        painting = self._smoother.paint(small, lambda: self._paint(Frame(small, frame.pts), eased))
         picture = resize(painting, self.size)
         if settings.keep_colors:
             picture = with_colors_of(original, picture)
-        if settings.strength < 1.0 and self._vector is None:
+        if settings.strength < 1.0 and not at_strength:
             return blend(original, picture, settings.strength)
         return picture
 
-    def _paint(self, frame: Frame) -> Picture:
+    @property
+    def _is_at_strength(self) -> bool:
+        """Whether `_paint` brings the picture to the strength, as it does where a style vector has a part in it."""
+        return _painting_engine(self._stylizer) is not None or self._leaving_vector is not None
+
+    def _paint(self, frame: Frame, eased: float) -> Picture:
         if self._stylizer is None:
             raise RuntimeError("no style is loaded yet")
-        engine = self._stylizer.engine
-        paintings = engine.paintings if isinstance(engine, SharedEngine) else None
-        if paintings is not None and isinstance(engine, SharedEngine):
-            return self._paint_with_vector(frame, engine, paintings.vector)
+        engine = _painting_engine(self._stylizer)
+        if engine is not None and engine.paintings is not None:
+            return self._paint_with_vector(frame, engine, engine.paintings.vector, eased)
         self._vector = None
         painting = self._stylizer(frame).data
-        eased = self._faded()
         if self._leaving is None:
             return painting
-        return blend(self._leaving[0](frame).data, painting, eased)
+        engine, vector = _painting_engine(self._leaving[0]), self._leaving_vector
+        if engine is None or vector is None:
+            return blend(self._leaving[0](frame).data, painting, eased)
+        leaving = self._painted(frame, lambda batch: engine.paint(batch, vector), engine.stride)
+        return blend(leaving, blend(frame.data, painting, self.settings.strength), eased)
 
-    def _paint_with_vector(self, frame: Frame, engine: SharedEngine, vector: Vector) -> Picture:
+    def _paint_with_vector(self, frame: Frame, engine: SharedEngine, vector: Vector, eased: float) -> Picture:
         """One pass, also in a fade from one painting to another and with a second painting mixed in."""
-        settings, eased = self.settings, self._faded()
+        settings = self.settings
         if settings.mix > 0 and (other := self._vector_of(settings.mix_with)) is not None:
             vector = vector + np.float32(settings.mix) * (other - vector)
         vector = np.float32(settings.strength) * vector  # alpha: the drawing stays single where a blend shows it twice
@@ -181,7 +194,8 @@ class Painter:
         painting = self._painted(frame, lambda batch: engine.paint(batch, vector), engine.stride)
         if self._leaving is None or self._leaving_vector is not None:
             return painting
-        return blend(self._leaving[0](frame).data, painting, eased)
+        leaving = blend(frame.data, self._leaving[0](frame).data, settings.strength)
+        return blend(leaving, painting, eased)
 
     @staticmethod
     def _painted(frame: Frame, paint: Callable[[Batch], Batch], stride: int) -> Picture:
@@ -196,7 +210,7 @@ class Painter:
         _, since, seconds = self._leaving
         progress = (time.monotonic() - since) / seconds
         if progress >= 1.0:
-            self._leaving = None
+            self._leaving = self._leaving_vector = None
             return 1.0
         return progress * progress * (3.0 - 2.0 * progress)
 
@@ -205,6 +219,12 @@ class Painter:
 
         fitted = cover(picture, self.size)
         return np.asarray(cv2.flip(fitted, 1), np.uint8) if self.settings.mirror else fitted
+
+
+def _painting_engine(stylizer: Stylizer | None) -> SharedEngine | None:
+    """Its engine where that paints like any painting."""
+    engine = None if stylizer is None else stylizer.engine
+    return engine if isinstance(engine, SharedEngine) and engine.paintings is not None else None
 
 
 def resize(picture: Picture, size: Size) -> Picture:

@@ -132,6 +132,24 @@ def test_a_fade_from_a_trained_style_shows_both(engines: PaintingEngines) -> Non
     assert fading(GREY).mean() == 50
 
 
+def test_a_fade_keeps_the_strength(engines: PaintingEngines) -> None:
+    """A weak painting and a weak trained style look alike here; whatever the way, no picture of the fade differs."""
+
+    def trained() -> Look:
+        return Look("t", "fast", SharedEngine(FakeEngine(plus=100)))
+
+    for looks in ([trained(), look(engines, "a", 100.0)], [look(engines, "a", 100.0), trained()]):
+        settings = LiveSettings("x", strength=0.2, smoothing=0.8, crossfade_seconds=0.3)
+        fading = Painter(size=(96, 160), settings=settings)
+        means = []
+        for new in looks:
+            fading.show(new)
+            for _ in range(8):
+                means.append(fading(GREY).mean())
+                time.sleep(0.05)
+        assert means == pytest.approx([60.0] * 16, abs=1.0)
+
+
 # The shelf
 
 
