@@ -161,6 +161,16 @@ def load_artifact(path: Path | str) -> Artifact:
     return Artifact(path=path, metadata=metadata, sha256=hashlib.sha256(data).hexdigest())
 
 
+def load_style(path: Path | str) -> Artifact:
+    """As `load_artifact`, of what paints by itself: a network that any painting goes into gives its input back."""
+    artifact = load_artifact(path)
+    if artifact.metadata.kind != "single":
+        raise ArtifactError(
+            f"{path} must be the style of one painting, got an artifact of kind {artifact.metadata.kind}"
+        )
+    return artifact
+
+
 def save_artifact(
     model: "onnx.ModelProto", metadata: Metadata, path: Path | str, *, overwrite: bool = False
 ) -> Artifact:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -72,11 +73,11 @@ def add(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a style of the same name and tier.")] = False,
 ) -> None:
     """Install a style of your own under the name that it carries; a painting under its file's."""
-    from ..export.artifact import load_artifact, quantized_path
+    from ..export.artifact import load_style, quantized_path
     from .paintings import style_file
 
     artifact = style_file(str(artifact)) or artifact
-    metadata = load_artifact(artifact).metadata
+    metadata = load_style(artifact).metadata
     target = user_styles() / f"{metadata.name}.{metadata.tier}.onnx"
     target = quantized_path(target) if metadata.precision == "int8" else target
     if target.exists() and not overwrite:
@@ -110,9 +111,16 @@ def remove(
 
 
 def _load_all() -> "list[Artifact]":
-    from ..export.artifact import load_artifact
+    """Those that are whole; what is wrong with another is a line on standard error."""
+    from ..export.artifact import load_style
 
-    return [load_artifact(path) for tiers in installed_styles().values() for path in tiers.values()]
+    whole = []
+    for path in (path for tiers in installed_styles().values() for path in tiers.values()):
+        try:
+            whole.append(load_style(path))
+        except ArtifactError as exc:
+            print(f"warning: {exc}", file=sys.stderr)
+    return whole
 
 
 def _size(artifact: "Artifact") -> int:

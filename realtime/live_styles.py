@@ -13,7 +13,7 @@ import numpy as np
 
 from ..assets import DEMO_CLIP, find_style, installed_styles, user_styles
 from ..export.arbitrary import Vector
-from ..export.artifact import Artifact, StyleOrigin, load_artifact
+from ..export.artifact import Artifact, StyleOrigin, load_artifact, load_style
 from .engine import Engine
 from .engine_choice import load_engine
 from .errors import ArtifactError, EngineError, ImpastoError
@@ -71,7 +71,7 @@ class StyleShelf:
         self._lock, self._previewing = threading.Lock(), threading.Lock()
         self._artifacts: dict[tuple[Path, int], Artifact | ArtifactError] = {}
         self._previews: dict[str, bytes] = {}
-        self._extra = load_artifact(extra) if extra is not None else None
+        self._extra = load_style(extra) if extra is not None else None
 
     @property
     def extra_name(self) -> str:
@@ -138,12 +138,8 @@ class StyleShelf:
         Raises:
             ArtifactError: it is no safe artifact, or another style has that name.
         """
-        artifact = load_artifact(upload)
+        artifact = load_style(upload)
         name, tier = artifact.metadata.name, artifact.metadata.tier
-        if artifact.metadata.kind != "single":
-            raise ArtifactError(
-                f"style must be learned from one painting, got an artifact for {artifact.metadata.kind}"
-            )
         if not STYLE_NAME.fullmatch(name):
             raise ArtifactError(f"style name must be lower-case letters, digits, '-' or '_', got {name!r}")
         target = user_styles() / f"{name}.{tier}.onnx"
@@ -200,7 +196,7 @@ class StyleShelf:
         with self._lock:
             if key not in self._artifacts:
                 try:
-                    self._artifacts[key] = load_artifact(path)
+                    self._artifacts[key] = load_style(path)
                 except ArtifactError as exc:
                     self._artifacts[key] = exc
             artifact = self._artifacts[key]

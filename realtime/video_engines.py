@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
-from ..export.artifact import Artifact, load_artifact
+from ..export.artifact import Artifact, load_style
 from .engine import Engine, EngineInfo, Library
 from .engine_carried import load_carried_engine
 from .engine_choice import has_int8, load_engine
@@ -45,24 +45,24 @@ class Engines:
         self.artifacts: dict[str, Artifact]
         if paths is not None:
             self.look = _look_with(self.look, paths)
-            self.artifacts = {style: load_artifact(paths[style]) for style in self.look.styles}
+            self.artifacts = {style: load_style(paths[style]) for style in self.look.styles}
         elif any(map(is_painting, self.look.styles)):
             resolved = resolve(
-                self.look, lambda style: load_artifact(find_artifact(style, options.tier)), scale=options.style_scale
+                self.look, lambda style: load_style(find_artifact(style, options.tier)), scale=options.style_scale
             )
             self.look, self._palette, self.artifacts = resolved.look, resolved.palette, dict(resolved.artifacts)
         else:
-            self.artifacts = {style: load_artifact(find_artifact(style, options.tier)) for style in self.look.styles}
+            self.artifacts = {style: load_style(find_artifact(style, options.tier)) for style in self.look.styles}
         self._regions: list[Region] = []
         for number, text in enumerate(options.regions, 1):
             option, key = RegionOption.parse(text), f"region {number}"
             if option.style == "none":
                 key = ""
             elif paths is not None:
-                self.artifacts[key] = load_artifact(paths[key])
+                self.artifacts[key] = load_style(paths[key])
             else:
                 made = style_file(option.style, scale=options.style_scale)
-                self.artifacts[key] = load_artifact(made or find_artifact(option.style, options.tier))
+                self.artifacts[key] = load_style(made or find_artifact(option.style, options.tier))
             self._regions.append(Region.read(option, key))
         self._options = options
         self._engines: dict[str, Engine] = {}

@@ -14,6 +14,7 @@ import av
 import pytest
 from typer.testing import CliRunner
 
+from impasto.assets import any_painting
 from impasto.export.artifact import Artifact
 from impasto.realtime.cli_video import app
 
@@ -58,6 +59,7 @@ def test_the_default_output_lies_beside_the_input(make_clip: MakeClip, identity_
         (["IN", "--no-such-option"], 2, "No such option"),
         (["IN", "--style", "missing.onnx"], 3, "missing.onnx"),
         (["IN", "--style", "NOTES.onnx"], 3, "NOTES.onnx"),
+        (["IN", "--style", str(any_painting()[0])], 3, "must be the style of one painting"),
         (["missing.mp4", "--style", "ARTIFACT"], 4, "must exist"),
         (["NOTES.onnx", "--style", "ARTIFACT"], 4, "not a video"),
         (["IN", "--style", "ARTIFACT", "--device", "abacus"], 2, "device"),

@@ -192,6 +192,18 @@ def test_an_engine_without_a_style_input_paints_the_folded_style(shelf: StyleShe
     assert isinstance(shelf.open("x", "fast"), FakeEngine)  # FakeEngine takes no style
 
 
+def test_the_network_for_any_painting_is_no_style(shelf: StyleShelf, tmp_path: Path) -> None:
+    """By itself it gives the camera's own picture back."""
+    stylizer = shelf._book.networks.stylizer.path
+    with pytest.raises(ArtifactError, match="must be the style of one painting"):
+        StyleShelf(extra=stylizer)
+    (tmp_path / "styles" / "any.fast.onnx").write_bytes(stylizer.read_bytes())
+    (entry,) = shelf.entries()
+    assert "must be the style of one painting" in entry.problem
+    with pytest.raises(ArtifactError, match="must be the style of one painting"):
+        shelf.open("any", "fast")
+
+
 def test_a_mix_needs_a_painting() -> None:
     with pytest.raises(ValueError, match="mix must be between 0 and 1, got 2"):
         LiveSettings("a", mix=2)

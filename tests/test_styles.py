@@ -8,7 +8,7 @@ import cv2
 import pytest
 from typer.testing import CliRunner
 
-from impasto.assets import DEMO_CLIP, find_style, installed_styles, user_styles
+from impasto.assets import DEMO_CLIP, any_painting, find_style, installed_styles, user_styles
 from impasto.export.artifact import Artifact, load_artifact
 from impasto.export.errors import ArtifactError
 from impasto.realtime import cli_styles
@@ -115,6 +115,24 @@ def test_what_is_no_artifact_is_not_added(run: Run, tmp_path: Path, own_folder: 
     assert code == 3
     assert len(err.strip().splitlines()) == 1
     assert not own_folder.exists()
+
+
+@pytest.mark.parametrize("path", any_painting(), ids=["stylizer", "encoder"])
+def test_what_any_painting_is_painted_with_is_no_style(run: Run, own_folder: Path, path: Path) -> None:
+    code, _, err = run("add", path)
+    assert (code, "must be the style of one painting" in err) == (3, True)
+    assert not own_folder.exists()
+
+
+def test_a_broken_style_is_named_beside_the_list_of_the_others(run: Run, own_folder: Path) -> None:
+    own_folder.mkdir()
+    (own_folder / "broken.fast.onnx").write_bytes(b"not a model")
+    code, out, err = run("--json")
+    assert code == 0
+    assert sorted((row["name"], row["tier"]) for row in json.loads(out)) == SHIPPED
+    assert err.startswith("warning: ")
+    assert "broken.fast.onnx" in err
+    assert len(err.splitlines()) == 1
 
 
 def test_a_preview_is_a_picture_of_every_style(run: Run, tmp_path: Path) -> None:
