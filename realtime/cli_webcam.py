@@ -86,7 +86,7 @@ def webcam(
     )  # fmt: skip
     report, interrupted = LiveRun(options).run()
     if as_json and report:
-        print(json.dumps(report))
+        print(json.dumps(report), file=sys.stderr if stdout else sys.stdout)
     if interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
 

@@ -57,4 +57,6 @@ PaintSize = Annotated[int, run("Largest shorter side that is painted, pixels.", 
 LatencyBudget = Annotated[str, run("Camera to painting, e.g. 80ms: sizes and tiers change to keep it. `off`: never.")]
 Seconds = Annotated[float | None, run("Stop so long after the first painting.", min=0.1)]
 TimeCode = Annotated[bool, run("Paint a machine-readable clock, for measuring.", "--time-code")]
-AsJson = Annotated[bool, run("The final report as JSON on standard output.", "--json")]
+AsJson = Annotated[
+    bool, run("The final report as JSON on standard output; with --stdout, on standard error.", "--json")
+]

@@ -1,5 +1,6 @@
 """One run of `stylize-webcam`: builds the session and its outputs, waits for the end, reports. Heavy to import."""
 
+import os
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ from ..assets import find_style, installed_styles
 from .camera import parse_input
 from .capture import CameraFeed, FeedInfo, FeedStatus
 from .engine_carried import check_normalization
-from .errors import SinkError, SourceError
+from .errors import ArtifactError, SinkError, SourceError
 from .heap import keep_heap_together
 from .hotkeys import TerminalKeys
 from .live import LiveSession
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 10.0
 """Between two status lines where there is no terminal."""
+TICK_SECONDS = 0.1
 START_PICTURES = 100
 """An output that fails before so many were painted was broken from the start, and ends the run."""
 
@@ -60,6 +62,8 @@ class LiveRun:
             from .sink_record import check_recording
 
             check_recording(options.record, overwrite=options.overwrite)
+            if _are_one_file(options.source, options.record):
+                raise SinkError(f"recording must not be the source itself, got {options.record}")
         shelf = self._shelf()
         settings = self._settings(shelf)
         with ExitStack() as stack:
@@ -103,15 +107,19 @@ class LiveRun:
         return StyleShelf(extra=extra, load=engines.load)
 
     def _settings(self, shelf: StyleShelf) -> LiveSettings:
-        look = (load_preset(self._options.preset) if self._options.preset else {}) | self._options.look
-        styles = installed_styles()
+        named, styles = self._options.look, installed_styles()
+        look = (load_preset(self._options.preset) if self._options.preset else {}) | named
         name = shelf.extra_name or look.get("style") or ("mosaic" if "mosaic" in styles else next(iter(styles), ""))
-        if name == shelf.extra_name:
-            tier = look.get("tier") or shelf.extra_tier
-        else:
+        if not shelf.extra_name:
             find_style(name)  # raises, and says what there is
-            tier = look.get("tier") or ("fast" if "fast" in styles[name] else "quality")
-            find_style(name, tier)
+        tiers = [shelf.extra_tier] if shelf.extra_name else []
+        tiers += [tier for tier in styles.get(name, {}) if tier not in tiers]
+        tier = look.get("tier")
+        if tier not in tiers and "style" in named and "tier" not in named:
+            tier = None  # the preset's is of another style
+        tier = tier or shelf.extra_tier or ("fast" if "fast" in tiers else "quality")
+        if tier not in tiers:
+            raise ArtifactError(f"tier of {name} must be one of {', '.join(sorted(tiers))}, got {tier!r}")
         return LiveSettings(style=name).changed({k: v for k, v in look.items() if k != "style"} | {"tier": tier})
 
     @contextmanager
@@ -148,11 +156,14 @@ class LiveRun:
         """What the camera sends; None if the run was ended before it sent anything."""
         while not self._done.is_set():
             try:
-                return feed.wait_live()
+                return feed.wait_live(TICK_SECONDS)  # not at once: a signal may come while a camera hangs
             except SourceError:
-                if not self._options.wait:
-                    raise
-                self._done.wait(0.5)
+                status = feed.status
+                if status.fault is None:  # still opening
+                    continue
+                if not self._options.wait and not self._done.is_set():
+                    raise SourceError(status.fault.sentence(status.label)) from None
+                self._done.wait(TICK_SECONDS)
         return None
 
     def _make_session(
@@ -221,7 +232,7 @@ class LiveRun:
 
     def _wait(self, session: LiveSession) -> None:
         end, shown = float("inf"), time.monotonic()
-        while not self._done.wait(0.1) and time.monotonic() < end:
+        while not self._done.wait(TICK_SECONDS) and time.monotonic() < end:
             if self._options.seconds and end == float("inf") and session.meter.total().count:
                 end = time.monotonic() + self._options.seconds
             if session.first_error is not None:
@@ -231,6 +242,10 @@ class LiveRun:
             if time.monotonic() - shown >= pause:
                 shown = time.monotonic()
                 self._console.show_status(session.status)
+
+
+def _are_one_file(source: str, target: Path) -> bool:
+    return os.path.isfile(source) and os.path.exists(target) and os.path.samefile(source, target)
 
 
 def _named(status: OutputStatus) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 import av
 import pytest
 
+from impasto.export.artifact import Artifact
 from impasto.realtime.live_options import parse_budget, parse_size
 
 from .live_helpers import wait_until
@@ -31,6 +33,7 @@ def environment(tmp_path: Path, make_artifact, small_model) -> dict[str, str]:
     return os.environ | {"IMPASTO_STYLES": str(styles), "IMPASTO_CONFIG": str(tmp_path / "config"), "DISPLAY": ""}
 
 
+MakeClip = Callable[..., Path]
 Start = Callable[..., subprocess.Popen]
 
 
@@ -58,9 +61,11 @@ def run(environment: dict[str, str], *arguments: str, timeout: float = 90) -> su
     ("arguments", "code", "words"),
     [
         (["--latency-budget", "0ms"], 2, "latency budget must be like 80ms"),
+        (["--size", "00x10"], 2, "size must give sides of 16 to 16384 pixels"),
         (["test", "--strength", "3"], 2, "strength must be between 0 and 1"),
         (["test", "--style", "nope"], 3, "style must be one of"),
         (["test", "--style", "small", "--tier", "quality"], 3, "tier of small must be one of fast"),
+        (["test", "--style", "ARTIFACT", "--tier", "quality"], 3, "tier of identity must be one of fast"),
         (["test", "--style", "/no/such.onnx"], 3, "must be an artifact"),
         (["77"], 4, "camera must be one of this machine's"),
         (["/dev/video63"], 4, "is not there"),
@@ -73,8 +78,9 @@ def run(environment: dict[str, str], *arguments: str, timeout: float = 90) -> su
     ],
 )
 def test_a_mistake_is_one_line_and_its_exit_code(
-    environment: dict[str, str], arguments: list[str], code: int, words: str
+    environment: dict[str, str], identity_artifact: Artifact, arguments: list[str], code: int, words: str
 ) -> None:
+    arguments = [str(identity_artifact.path) if a == "ARTIFACT" else a for a in arguments]
     done = run(
         environment,
         "--no-panel",
@@ -107,6 +113,43 @@ def test_a_whole_run(environment: dict[str, str], tmp_path: Path) -> None:
     assert len(frames) >= report["outputs"]["recording"]["count"]
     again = run(environment, SOURCE, "--style", "small", "--record", str(target), "--no-panel", "--seconds", "3")
     assert (again.returncode, "exists" in again.stderr) == (6, True)
+
+
+def test_a_recording_is_not_the_source_itself(environment: dict[str, str], make_clip: MakeClip) -> None:
+    clip = make_clip()
+    before = clip.read_bytes()
+    linked = clip.with_name("linked.mp4")
+    linked.hardlink_to(clip)
+    for target in (clip, linked):
+        done = run(environment, str(clip), "--style", "small", "--record", str(target), "--overwrite", "--no-panel")
+        assert (done.returncode, "must not be the source itself" in done.stderr) == (6, True), done.stderr
+    assert clip.read_bytes() == before
+
+
+def test_a_preset_gives_way_to_a_named_style(environment: dict[str, str], tmp_path: Path) -> None:
+    """Its own style has a quality tier, the named one has not."""
+    presets = tmp_path / "config" / "presets"
+    presets.mkdir(parents=True)
+    (presets / "night.toml").write_text('style = "other"\ntier = "quality"\nmirror = true\n')
+    words = [SOURCE, "--preset", "night", "--style", "small", "--seconds", "0.3", "--no-panel", "--json"]
+    done = run(environment, *words)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["painted"] > 0
+    done = run(environment, *words, "--tier", "quality")
+    assert (done.returncode, "tier of small must be one of fast" in done.stderr) == (3, True), done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT for another process")
+def test_ctrl_c_ends_it_while_a_camera_hangs(start: Start, environment: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
+        process = start(
+            [*COMMAND, f"http://127.0.0.1:{silent.getsockname()[1]}/x", "--style", "small", "--no-panel"],
+            env=environment, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        assert any("opening http" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert "error" not in process.stderr.read()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
@@ -158,7 +201,7 @@ def test_keys_in_the_terminal(start: Start, environment: dict[str, str]) -> None
 
 def test_standard_output_is_nothing_but_pictures(environment: dict[str, str]) -> None:
     done = subprocess.run(
-        [*COMMAND, SOURCE, "--style", "small", "--stdout", "--no-panel", "--seconds", "2.5"],
+        [*COMMAND, SOURCE, "--style", "small", "--stdout", "--no-panel", "--seconds", "2.5", "--json", "--quiet"],
         env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=90,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -168,6 +211,8 @@ def test_standard_output_is_nothing_but_pictures(environment: dict[str, str]) ->
         frames = list(container.decode(video=0))
     assert len(frames) > 20
     assert (frames[0].width, frames[0].height) == (160, 96)
+    assert json.loads(done.stderr)["painted"] > 20
+    assert b"capture_to_painted" not in done.stdout
 
 
 def test_cameras_are_listed(environment: dict[str, str]) -> None:
@@ -179,6 +224,9 @@ def test_cameras_are_listed(environment: dict[str, str]) -> None:
 def test_sizes_and_budgets() -> None:
     assert parse_size("720p") == (720, 1280)
     assert parse_size("640x360") == (360, 640)
+    for text in ("00x10", "00p", "640x15", "99999x720"):
+        with pytest.raises(ValueError, match="size must give sides of 16 to 16384 pixels"):
+            parse_size(text)
     assert (parse_budget("80ms"), parse_budget("0.1s"), parse_budget("50"), parse_budget("off")) == (80, 100, 50, None)
 
 
