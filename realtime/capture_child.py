@@ -146,11 +146,12 @@ def _open_file(request: CaptureRequest) -> tuple[dict[str, object], Pictures]:
     def pictures() -> Pictures:
         while True:
             with VideoFile(request.address) as again:
-                clock = _Pacer()
+                clock, end = _Pacer(), Fraction(0)
                 for frame in again:
                     clock.wait_for(frame.pts)
-                    data = frame.data
+                    data, end = frame.data, frame.pts + 1 / info.frame_rate
                     yield time.monotonic_ns(), lambda data=data: data  # type: ignore[misc]
+                clock.wait_for(end)  # the last picture has its time too; a photograph is nothing but a last one
 
     return _info(info.width, info.height, float(info.frame_rate), "file", "VideoFile"), pictures()
 

@@ -113,6 +113,19 @@ def test_a_file_plays_as_a_camera_for_ever(make_clip) -> None:
     assert ages[0] < 1.0
 
 
+def test_a_photograph_is_sent_as_a_camera_would(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    cv2.imwrite(str(photo), np.full((48, 64, 3), 90, np.uint8))
+    frames: list[Frame] = []
+    feed = CameraFeed(parse_input(str(photo)))
+    rate = feed.wait_live().frame_rate
+    feed.start(frames.append)
+    wait_until(lambda: len(frames) >= 6)
+    feed.close()
+    gaps = np.diff([float(frame.pts) for frame in frames])
+    assert np.median(gaps) > 0.9 / rate
+
+
 def test_a_killed_reader_is_started_again() -> None:
     feed = CameraFeed(parse_input("lavfi:testsrc2=size=160x96:rate=30"))
     feed.wait_live()
