@@ -380,23 +380,36 @@ class LiveSession:
     def _watch_loop(self) -> None:
         cards: dict[str, Picture] = {}
         while not self._stop.wait(WATCHDOG_SECONDS):
-            now = time.monotonic()
-            if any(output.watched() for output in self._outputs):
-                self._seen_at = now
-                if self._idle:
-                    self._set_idle(False)
-            elif self._painted and not self._idle and now - self._seen_at > IDLE_AFTER_SECONDS:
-                # Not before the first painting: a snapshot may be asked for, and --seconds counts from there.
-                self._set_idle(True)
-            if self._idle or now - self._painted_at < HOLD_SECONDS - 2 * WATCHDOG_SECONDS:
-                continue
-            if now - self._card_at >= CARD_EVERY_SECONDS:
-                text = self._card_text()
-                if text not in cards:
-                    cards = {text: neutral_card(self.size, text)}
-                self._card_at = now
-                self._cards += 1
-                self._publish(Painting(Frame(cards[text], Fraction(time.monotonic_ns(), 10**9)), None, card=True))
+            try:
+                self._watch(time.monotonic(), cards)
+            except Exception:  # without this thread there would be no card
+                logger.exception("the watchdog was disturbed")
+
+    def _watch(self, now: float, cards: dict[str, Picture]) -> None:
+        if self._is_watched():
+            self._seen_at = now
+            if self._idle:
+                self._set_idle(False)
+        elif self._painted and not self._idle and now - self._seen_at > IDLE_AFTER_SECONDS:
+            # Not before the first painting: a snapshot may be asked for, and --seconds counts from there.
+            self._set_idle(True)
+        if self._idle or now - self._painted_at < HOLD_SECONDS - 2 * WATCHDOG_SECONDS:
+            return
+        if now - self._card_at >= CARD_EVERY_SECONDS:
+            text = self._card_text()
+            if text not in cards:
+                cards.clear()
+                cards[text] = neutral_card(self.size, text)
+            self._card_at = now
+            self._cards += 1
+            self._publish(Painting(Frame(cards[text], Fraction(time.monotonic_ns(), 10**9)), None, card=True))
+
+    def _is_watched(self) -> bool:
+        try:
+            return any(output.watched() for output in self._outputs)
+        except Exception:
+            logger.exception("an output does not know whether it is watched: somebody is taken to look")
+            return True
 
     def _card_text(self) -> str:
         if self._feed.status.state not in ("live", "opening"):

@@ -8,6 +8,7 @@ import ctypes
 import logging
 import os
 import struct
+import threading
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -24,23 +25,26 @@ class LoopbackReaders:
         self._device = device
         self._balance = 0
         self._count = 0
+        self._lock = threading.Lock()  # one thread asks while another closes
         self._fd = _watch(device)
         if self._fd >= 0:
             self._count = count_readers(device)
 
     def any(self) -> bool:
         """True if somebody looks, or if that cannot be known."""
-        if self._fd < 0:
-            return True
-        if self._take_events():
-            self._count = count_readers(self._device)
-        return self._count > 0 or self._balance > 0
+        with self._lock:
+            if self._fd < 0:
+                return True
+            if self._take_events():
+                self._count = count_readers(self._device)
+            return self._count > 0 or self._balance > 0
 
     def close(self) -> None:
         """Stop watching. Safe to call twice."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
 
     def _take_events(self) -> bool:
         try:

@@ -136,6 +136,17 @@ def test_no_raw_picture_leaves_when(harm: Callable[..., None]) -> None:
     assert "raw" not in gallery.kinds()
 
 
+def test_the_card_comes_though_an_output_cannot_say_whether_it_is_watched() -> None:
+    def disturbed() -> bool:
+        raise OSError(9, "Bad file descriptor")
+
+    gallery, feed = Gallery(), FakeFeed()
+    with session_with(gallery, feed=feed, watched=disturbed):
+        wait_until(lambda: "painted" in gallery.kinds())
+        feed.sending.clear()
+        wait_until(lambda: gallery.kinds()[-1] == "card")
+
+
 def test_no_raw_picture_leaves_when_the_style_that_fades_out_breaks() -> None:
     gallery, engines = Gallery(), {"a": FakeEngine(plus=100), "b": FakeEngine(plus=160)}
     settings = LiveSettings("a", crossfade_seconds=1.5)

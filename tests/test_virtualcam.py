@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -86,3 +87,23 @@ def test_readers_of_a_device_are_noticed(tmp_path: Path) -> None:
     wait_until(lambda: not readers.any())
     readers.close()
     assert LoopbackReaders("/no/such/device").any()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
+def test_readers_may_be_asked_for_while_another_thread_closes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = tmp_path / "device"
+    device.touch()
+    readers, reads = LoopbackReaders(str(device)), threading.Event()
+
+    def read(fd: int, count: int) -> bytes:
+        reads.set()
+        closing.join(0.3)  # as long as it likes, if nothing keeps it from closing
+        return real_read(fd, count)
+
+    closing = threading.Thread(target=lambda: (reads.wait(), readers.close()))
+    real_read = os.read
+    monkeypatch.setattr("impasto.realtime.loopback_readers.os.read", read)
+    closing.start()
+    assert not readers.any()
+    closing.join()
+    assert readers.any()  # nobody knows any more
