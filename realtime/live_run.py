@@ -71,6 +71,8 @@ class LiveRun:
             feed = self._feed(options.source)
             stack.callback(feed.close)
             panel = stack.enter_context(open_panel(options, say=self._say)) if options.panel else None
+            if panel is not None and options.wait:
+                self._show_panel(panel)  # its pages wait for the camera as well
             # The style loads while the camera opens.
             first = FirstStyle(shelf.open, settings.style, settings.tier)
             stack.callback(first.close)
@@ -86,7 +88,8 @@ class LiveRun:
             self._add_outputs(session, controls)
             if panel is not None:
                 panel.attach(controls)
-                self._show_panel(panel)
+                if not options.wait:
+                    self._show_panel(panel)
             stack.enter_context(TerminalKeys(controls.press))
             self._say(f"{feed.status.message}; painting {settings.style}")
             self._wait(session)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -150,6 +151,22 @@ def test_ctrl_c_ends_it_while_a_camera_hangs(start: Start, environment: dict[str
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
         assert "error" not in process.stderr.read()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT for another process")
+def test_obs_may_open_its_page_while_a_camera_is_waited_for(start: Start, environment: dict[str, str]) -> None:
+    pytest.importorskip("aiohttp")
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        source = f"http://127.0.0.1:{nobody.getsockname()[1]}/x"
+    process = start(
+        [*COMMAND, source, "--wait", "--style", "small", "--port", "0"],
+        env=environment, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    address = next(line.split()[-1] for line in process.stderr if line.startswith("OBS browser:"))
+    with urllib.request.urlopen(address, timeout=20) as page:
+        assert "<script" in page.read().decode()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
