@@ -4,11 +4,13 @@ Packets are copied bit for bit where the container takes their codec. Where it d
 text subtitles are rewritten in the container's own form, with a warning; what cannot be carried over is named.
 """
 
+import io
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import cast
 
 import av
@@ -19,6 +21,8 @@ from av.packet import Packet
 from av.stream import AttachmentStream, Disposition, Stream
 from av.subtitles.codeccontext import SubtitleCodecContext
 
+from .output_file import reason_of, reasons_kept
+
 logger = logging.getLogger(__name__)
 
 TEXT_SUBTITLES = frozenset({"subrip", "ass", "ssa", "webvtt", "mov_text", "text"})
@@ -27,6 +31,10 @@ SUBTITLE_CODECS = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "
 SOUND_CODECS = {"mp4": "aac", "mov": "aac", "webm": "libopus", "matroska": "flac", "nut": "flac"}
 """Muxer to the sound encoder for what it does not take."""
 REENCODED_BIT_RATE = 192_000
+REENCODED_RATE = 48_000
+"""Samples a second where the encoder does not take the stream's own rate."""
+DEFAULT_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+"""Channel count to FFmpeg's layout for streams that do not say which loudspeaker is which, as in AVI and Matroska."""
 MUXERS_WITH_ATTACHMENTS = frozenset({"matroska"})
 MUXERS_WITH_CHAPTERS = frozenset({"matroska", "webm", "mp4", "mov", "nut"})
 INPUT_ONLY_TAGS = frozenset({"encoder", "duration", "major_brand", "minor_version", "compatible_brands"})
@@ -83,7 +91,13 @@ class SoundRoute:
             for piece in self._resampler.resample(frame):
                 yield from self.target.encode(piece)
         if packet is None:
-            yield from self.target.encode(None)
+            yield from self._last_packets()
+
+    def _last_packets(self) -> "Iterator[Packet[Stream]]":
+        for packet in self.target.encode(None):
+            # FLAC's last one holds a checksum for the header and no sound: Matroska takes it, NUT would store nothing.
+            if packet.size or self.target.container.format.name == "matroska":
+                yield packet
 
 
 class SubtitleRoute:
@@ -272,30 +286,81 @@ def _route(stream: Stream, output: OutputContainer) -> Route | None:
     try:
         if codec is None:
             raise ValueError("its codec is unknown")
+        if stream.type == "audio" and not _is_sound(cast(AudioStream, stream)):
+            raise ValueError("it has no sample rate or no channels, as a track without sound")
         if _takes(output, stream.type, codec):
-            return CopyRoute(stream, output.add_stream_from_template(stream, opaque=True))
+            try:
+                return _rehearsed(output, partial(_copy_route, stream))
+            except (ValueError, av.FFmpegError) as exc:
+                logger.debug("%s stream %d cannot be copied: %s", stream.type, stream.index, exc)
         if stream.type == "audio":
             return _sound_route(cast(AudioStream, stream), output, codec)
         if stream.type == "subtitle" and codec in TEXT_SUBTITLES and muxer in SUBTITLE_CODECS:
             return _subtitle_route(stream, output, codec)
         raise ValueError(f"{muxer} does not take {codec}")
     except (ValueError, av.FFmpegError) as exc:
-        logger.warning("%s stream %d left out: %s", stream.type, stream.index, exc)
+        logger.warning("%s stream %d left out: %s", stream.type, stream.index, reason_of(exc))
         return None
 
 
-def _sound_route(stream: AudioStream, output: OutputContainer, codec: str) -> SoundRoute:
-    encoder = SOUND_CODECS.get(output.format.name)
+def _rehearsed(output: OutputContainer, add: "Callable[[OutputContainer], Route]") -> Route:
+    """Add a stream to the output once a header with it could be written: the film's own is written after the work."""
+    with reasons_kept(), av.open(io.BytesIO(), "w", format=output.format.name) as rehearsal:
+        add(rehearsal)
+        rehearsal.start_encoding()
+    return add(output)
+
+
+def _copy_route(stream: Stream, output: OutputContainer) -> CopyRoute:
+    target = output.add_stream_from_template(stream, opaque=True)
+    if isinstance(stream, AudioStream) and (layout := _layout_of(stream)) is not None:
+        cast(AudioStream, target).codec_context.layout = layout
+    return CopyRoute(stream, target)
+
+
+def _sound_route(stream: AudioStream, output: OutputContainer, codec: str) -> Route:
+    muxer = output.format.name
+    encoder = SOUND_CODECS.get(muxer)
     if encoder is None:
-        raise ValueError(f"{output.format.name} takes no sound")
-    logger.warning(
-        "audio stream %d encoded anew as %s: %s does not take %s", stream.index, encoder, output.format.name, codec
-    )
-    rate = 48_000 if encoder == "libopus" else stream.codec_context.sample_rate
-    target = output.add_stream(encoder, rate=rate, layout=stream.codec_context.layout.name)
+        raise ValueError(f"{muxer} takes no sound")
+    layout, count = _layout_of(stream), stream.codec_context.layout.nb_channels
+    if layout is None:
+        raise ValueError(f"it does not say what its {count} channels are")
+    rate, rates = stream.codec_context.sample_rate, av.Codec(encoder, "w").audio_rates
+    if encoder == "libopus" or (rates and rate not in rates):
+        rate = REENCODED_RATE
+    failure: Exception | None = None
+    for wanted in dict.fromkeys((layout, DEFAULT_LAYOUTS.get(count, "stereo"), "stereo")):
+        try:
+            route = _rehearsed(output, partial(_encoded_route, stream, encoder, rate, wanted))
+        except (ValueError, av.FFmpegError) as exc:
+            failure = failure or exc
+            continue
+        mixed = "" if wanted == layout else f" in {wanted}"
+        logger.warning(
+            "audio stream %d encoded anew as %s%s: %s does not take %s", stream.index, encoder, mixed, muxer, codec
+        )
+        return route
+    raise ValueError(f"{encoder} does not take it: {reason_of(failure)}")
+
+
+def _encoded_route(stream: AudioStream, encoder: str, rate: int, layout: str, output: OutputContainer) -> SoundRoute:
+    target = output.add_stream(encoder, rate=rate, layout=layout)
     if encoder != "flac":
         target.codec_context.bit_rate = REENCODED_BIT_RATE
     return SoundRoute(stream, cast(AudioStream, target))
+
+
+def _is_sound(stream: AudioStream) -> bool:
+    """Television announces tracks that stay empty; nothing is known of these."""
+    return bool(stream.codec_context.sample_rate and stream.codec_context.layout.nb_channels)
+
+
+def _layout_of(stream: AudioStream) -> str | None:
+    """The channel layout, the default for so many channels where the stream names none; None if there is no default."""
+    layout = stream.codec_context.layout
+    unnamed = layout.name == f"{layout.nb_channels} channels"
+    return DEFAULT_LAYOUTS.get(layout.nb_channels) if unnamed else layout.name
 
 
 def _subtitle_route(stream: Stream, output: OutputContainer, codec: str) -> SubtitleRoute:

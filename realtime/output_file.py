@@ -5,6 +5,8 @@ import logging
 import os
 import secrets
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -61,7 +63,8 @@ class OutputFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self.container.close()
+            with reasons_kept():
+                self.container.close()
             if error is None and self.path is not None and self._part is not None:
                 publish(self._part, self.path, overwrite=self._overwrite)
         except (av.FFmpegError, OSError) as exc:
@@ -128,4 +131,22 @@ def write_failure(path: Path | None, exc: BaseException) -> SinkError:
         return SinkError(f"{name} was closed by its reader")
     if path is not None and not path.parent.is_dir():
         return SinkError(f"the output's folder must exist, but it is gone: {path.parent}")
-    return SinkError(f"{name} cannot be written: {getattr(exc, 'strerror', None) or exc}")
+    return SinkError(f"{name} cannot be written: {reason_of(exc)}")
+
+
+@contextmanager
+def reasons_kept() -> Iterator[None]:
+    """FFmpeg's errors inside the block carry its last log line. For short calls: logging takes Python's lock."""
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.PANIC if before is None else before)
+    try:
+        yield
+    finally:
+        av.logging.set_level(before)
+
+
+def reason_of(exc: BaseException | None) -> str:
+    """FFmpeg's own words for a failure, with the line it logged where that was kept."""
+    words = getattr(exc, "strerror", None) or str(exc)
+    log = getattr(exc, "log", None)
+    return f"{words} ({log[2].strip()})" if log else words

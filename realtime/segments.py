@@ -30,7 +30,7 @@ from .copy_streams import StreamCopier
 from .errors import SinkError
 from .frame import Frame, StreamInfo
 from .frame_clock import FrameClock
-from .output_file import OutputFile, write_failure
+from .output_file import OutputFile, reasons_kept, write_failure
 from .sink_file import DEFAULT_TIME_BASE, PictureEncoder
 
 logger = logging.getLogger(__name__)
@@ -315,6 +315,8 @@ def _declare(file: OutputFile, template: VideoStream, time_base: Fraction, copie
     stream.time_base = time_base
     if copier:
         copier.attach(file.container)
+    with reasons_kept():
+        file.container.start_encoding()
     return stream
 
 

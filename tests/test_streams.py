@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from impasto.export.artifact import Artifact
+from impasto.realtime.errors import SinkError
+from impasto.realtime.output_file import OutputFile
 from impasto.realtime.verify import verify
 from impasto.realtime.video import stylize_video
 
@@ -17,8 +19,11 @@ MakeClip = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("plain_engine")
 
 
-def add_sound(container: av.container.OutputContainer, codec: str, seed: int, **tags: str) -> Callable[[], None]:
-    stream = container.add_stream(codec, rate=44_100, layout="mono")
+def add_sound(
+    container: av.container.OutputContainer, codec: str, seed: int, *, layout: str = "mono", rate: int = 44_100,
+    **tags: str,
+) -> Callable[[], None]:  # fmt: skip
+    stream = container.add_stream(codec, rate=rate, layout=layout, options={"strict": "-2"})
     stream.metadata.update(tags)
 
     def write() -> None:
@@ -115,6 +120,97 @@ def test_sound_that_a_container_does_not_take_is_encoded_anew(
         seconds = [sum(f.samples for f in container.decode(audio=0)) / 48_000]
     assert names == ["opus", "opus"]
     assert seconds == [pytest.approx(1.0, abs=0.05)]
+
+
+@pytest.fixture
+def make_film(tmp_path: Path) -> Callable[..., Path]:
+    """Write a second of film with one sound track."""
+
+    def make(name: str, codec: str, *, layout: str = "mono", rate: int = 44_100, video_codec: str = "mpeg4") -> Path:
+        with av.open(str(tmp_path / name), "w") as container:
+            video = container.add_stream(video_codec, rate=25)
+            video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+            write_sound = add_sound(container, codec, 1, layout=layout, rate=rate)
+            for number in range(25):
+                frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number * 9, np.uint8)).reformat(
+                    format="yuv420p"
+                )
+                frame.pts = number
+                container.mux(video.encode(frame))
+            container.mux(video.encode(None))
+            write_sound()
+        return tmp_path / name
+
+    return make
+
+
+def sound_of(path: Path) -> tuple[str, int, float]:
+    """Codec, channels and seconds of the first sound track."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        samples = sum(frame.samples for frame in container.decode(stream))
+        context = stream.codec_context
+        return context.codec.canonical_name, context.layout.nb_channels, samples / context.sample_rate
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "layout", "suffix", "written", "channels"),
+    [
+        ("camera.avi", "pcm_s16le", "stereo", ".mp4", "pcm_s16le", 2),  # AVI names no layout, MP4 must
+        ("camera.avi", "pcm_u8", "mono", ".mp4", "aac", 1),
+        ("disc.mkv", "ac3", "5.1(side)", ".webm", "opus", 6),  # Opus knows 5.1 with rear loudspeakers only
+        ("disc.mkv", "flac", "3.1", ".webm", "opus", 2),
+        ("web.mkv", "flac", "stereo", ".mov", "aac", 2),  # FFmpeg lists it for MOV, its muxer refuses it
+        ("web.mkv", "libopus", "stereo", ".mov", "aac", 2),
+        ("phone.mov", "pcm_mulaw", "mono", ".mkv", "flac", 1),
+        ("phone.mov", "alac", "stereo", ".nut", "flac", 2),
+    ],
+)
+def test_sound_survives_every_container(
+    name: str, codec: str, layout: str, suffix: str, written: str, channels: int,
+    make_film: Callable[..., Path], identity_artifact: Artifact, tmp_path: Path,
+) -> None:  # fmt: skip
+    film = make_film(name, codec, layout=layout, rate=48_000)
+    stylize_video(film, tmp_path / f"out{suffix}", style=identity_artifact.path)
+    assert sound_of(tmp_path / f"out{suffix}") == (written, channels, pytest.approx(1.0, abs=0.1))
+
+
+def test_sound_at_a_rate_that_the_encoder_lacks(
+    make_film: Callable[..., Path], identity_artifact: Artifact, tmp_path: Path
+) -> None:
+    film = make_film("studio.mkv", "flac", rate=192_000)
+    stylize_video(film, tmp_path / "out.mov", style=identity_artifact.path)
+    assert sound_of(tmp_path / "out.mov") == ("aac", 1, pytest.approx(1.0, abs=0.1))
+
+
+def test_a_track_that_is_announced_but_empty_is_left_out(
+    make_film: Callable[..., Path], identity_artifact: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    film = make_film("film.mkv", "aac", video_codec="mpeg2video")
+    with av.open(str(film)) as before, av.open(str(tmp_path / "tv.ts"), "w") as after:
+        streams = [after.add_stream_from_template(stream) for stream in before.streams]
+        after.add_stream_from_template(before.streams.audio[0])
+        for packet in before.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream_index]
+                after.mux_one(packet)
+    stylize_video(tmp_path / "tv.ts", tmp_path / "out.mp4", style=identity_artifact.path)
+    assert "audio stream 2 left out" in caplog.text
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert len(container.streams.audio) == 1
+
+
+def test_a_file_that_cannot_be_finished_says_why(make_film: Callable[..., Path], tmp_path: Path) -> None:
+    film = make_film("camera.avi", "pcm_s16le", layout="stereo")
+    with av.open(str(film)) as before:
+        file = OutputFile(tmp_path / "out.mp4", time_base=Fraction(1, 25))
+        stream = file.container.add_stream_from_template(before.streams.audio[0])
+        for packet in before.demux(before.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                file.container.mux_one(packet)
+        with pytest.raises(SinkError, match="unsupported channel layout 2 channels"):
+            file.__exit__(None, None, None)
 
 
 def test_a_container_without_sound_says_so_once(
