@@ -19,7 +19,7 @@ def verify(
     result: Annotated[Path, typer.Argument(metavar="OUT", help="The repainted video.")],
     as_json: Annotated[bool, typer.Option("--json", help="The differences as a JSON list.")] = False,
 ) -> None:
-    """Prove that a repainted video kept frames, times, sound, subtitles, chapters and tags.
+    """Prove that a repainted video kept frames, times, sound, subtitles, cover, chapters and tags.
 
     Prints one line per difference; the exit code is 0 if there is none, 1 otherwise.
     """

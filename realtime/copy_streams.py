@@ -1,4 +1,4 @@
-"""Everything that is not the picture: sound, subtitles, chapters, attachments, tags, carried over from an input.
+"""Everything that is not the picture: sound, subtitles, covers, chapters, attachments, tags, carried over.
 
 Packets are copied bit for bit where the container takes their codec. Where it does not, sound is encoded anew and
 text subtitles are rewritten in the container's own form, with a warning; what cannot be carried over is named.
@@ -35,6 +35,12 @@ REENCODED_RATE = 48_000
 """Samples a second where the encoder does not take the stream's own rate."""
 DEFAULT_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 """Channel count to FFmpeg's layout for streams that do not say which loudspeaker is which, as in AVI and Matroska."""
+INTERLEAVED_SECONDS = 10
+"""Packets of the same moment lie closer together than this in a file: behind it, nothing of a part is left."""
+STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
+"""Of video streams that are no film: a cover, or pictures of the chapters, which count as attached as well."""
+COVERS = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+"""Codec of a cover picture to its name and type as a Matroska attachment."""
 MUXERS_WITH_ATTACHMENTS = frozenset({"matroska"})
 MUXERS_WITH_CHAPTERS = frozenset({"matroska", "webm", "mp4", "mov", "nut"})
 INPUT_ONLY_TAGS = frozenset({"encoder", "duration", "major_brand", "minor_version", "compatible_brands"})
@@ -160,6 +166,8 @@ class StreamCopier:
         self._side_channel = packets
         self._span = span or Span()
         self._routes: dict[int, Route] = {}
+        self._covers: list[Packet[Stream]] = []
+        self._ended: set[int] = set()
         self._pending: Packet[Stream] | None = None
         self._packets: Iterator[Packet[Stream]] = iter(())
         self._finished = False
@@ -170,27 +178,46 @@ class StreamCopier:
         """Names of the film's tags."""
         return set(kept_tags(self._container.metadata))
 
+    def end_at(self, seconds: Fraction) -> None:
+        """Leave out what comes after `seconds` of the output; to be said before `attach`."""
+        end = seconds + self._span.shift
+        self._span = Span(self._span.start, end if self._span.end is None else min(end, self._span.end))
+
     def attach(self, output: OutputContainer) -> None:
         """Declare the streams, chapters and tags in `output`, before its header is written."""
+        covers = [stream for stream in self._container.streams if is_cover(stream)]
+        pictures = [s for s in self._container.streams.video if not s.disposition & STILLS]
         for stream in self._container.streams:
             if stream.type == "attachment":
                 self._attach_file(cast(AttachmentStream, stream), output)
-            elif stream.type in ("audio", "subtitle") or _is_cover(stream):
+            elif stream.type in ("audio", "subtitle"):
                 self._add_route(stream, output)
-            elif stream.type == "data" and stream.codec_context is not None:
-                logger.warning("data stream %d left out", stream.index)
+            elif stream in covers or stream in pictures[:1]:
+                continue
+            elif stream.type == "video" or (stream.type == "data" and stream.codec_context is not None):
+                logger.warning("%s stream %d left out", stream.type, stream.index)
         self._tag_video(output)
         output.metadata.update(kept_tags(self._container.metadata))
         self._copy_chapters(output)
         if self._side_channel is not None:
             self._packets = self._side_channel
-        elif self._routes:
-            self._packets = self._read([s for s in self._container.streams if s.index in self._routes])
+        elif self._routes or covers:
+            # The picture's packets tell how far the file is read, where the others are far between.
+            clock = pictures[:1] if self._span.end is not None else []
+            wanted = {*self._routes, *(stream.index for stream in [*covers, *clock])}
+            self._packets = self._read([s for s in self._container.streams if s.index in wanted])
+        self._attach_covers(covers, output)
 
     def copy_until(self, output: OutputContainer, seconds: Fraction | None) -> None:
         """Mux every packet that is due before `seconds` of the output; all that are left if None."""
+        for cover in self._covers:
+            output.mux_one(cover)
+        self._covers.clear()
         while (packet := self._next()) is not None:
-            if packet.stream_index not in self._routes or not self._span.holds(_due(packet)):
+            if self._is_over(packet):
+                self._packets = iter(())
+                break
+            if packet.stream_index not in self._routes or not self._is_wanted(packet):
                 continue
             if seconds is not None and _due(packet) - self._span.shift > seconds:
                 self._pending = packet
@@ -207,6 +234,29 @@ class StreamCopier:
         if self._side_channel is None:
             self._container.close()
 
+    def _is_over(self, packet: "Packet[Stream]") -> bool:
+        """Whether nothing of the part is left to come: of a live input, the rest would take for ever."""
+        late = None if self._span.end is None else _due(packet) - self._span.end
+        if late is None or late < 0:
+            return False
+        self._ended.add(packet.stream_index)
+        return self._ended >= self._routes.keys() or late > INTERLEAVED_SECONDS
+
+    def _is_wanted(self, packet: "Packet[Stream]") -> bool:
+        """Whether the part holds the packet; a subtitle that crosses an end of the part is shortened."""
+        if packet.stream.type != "subtitle" or packet.pts is None or not packet.duration:
+            return self._span.holds(_due(packet))
+        tick = packet.time_base
+        begin, end = packet.pts * tick, (packet.pts + packet.duration) * tick
+        first = begin if self._span.start is None else max(begin, self._span.start)
+        last = end if self._span.end is None else min(end, self._span.end)
+        if first >= last:
+            return False
+        if (first, last) != (begin, end):
+            packet.pts = packet.dts = round(first / tick)
+            packet.duration = round(last / tick) - packet.pts
+        return True
+
     def _add_route(self, stream: Stream, output: OutputContainer) -> None:
         route = _route(stream, output)
         if route is None:
@@ -218,7 +268,7 @@ class StreamCopier:
     def _tag_video(self, output: OutputContainer) -> None:
         """The picture's own language, title, time code and disposition."""
         for stream in self._container.streams.video:
-            if not _is_cover(stream) and output.streams.video:
+            if not stream.disposition & STILLS and output.streams.video:
                 tags = {k: v for k, v in kept_tags(stream.metadata).items() if k.lower() != "rotate"}
                 output.streams.video[0].metadata.update(tags)
                 output.streams.video[0].disposition = stream.disposition
@@ -230,6 +280,34 @@ class StreamCopier:
             logger.warning("attachment %s left out: %s has no attachments", name, output.format.name)
             return
         output.add_attachment(name, stream.mimetype or "application/octet-stream", stream.data)
+
+    def _attach_covers(self, covers: list[Stream], output: OutputContainer) -> None:
+        """Cover pictures: an input gives their packets before all others, and without times."""
+        indices = {stream.index for stream in covers}
+        packets: dict[int, Packet[Stream]] = {}
+        while packets.keys() != indices and (packet := self._next()) is not None:
+            if packet.stream_index not in indices:
+                self._pending = packet
+                break
+            packets[packet.stream_index] = packet
+        for stream in covers:
+            self._attach_cover(stream, packets.get(stream.index), output)
+
+    def _attach_cover(self, stream: Stream, packet: "Packet[Stream] | None", output: OutputContainer) -> None:
+        codec, muxer = _codec_of(stream), output.format.name
+        if codec not in COVERS or packet is None:
+            logger.warning("cover picture %d left out: it must be JPEG or PNG, got %s", stream.index, codec)
+        elif muxer == "matroska":
+            name, mimetype = COVERS[codec]
+            output.add_attachment(stream.metadata.get("filename", name), mimetype, bytes(packet))
+        elif muxer == "mp4" and "use_metadata_tags" not in output.container_options.get("movflags", ""):
+            packet.stream = output.add_stream_from_template(stream, opaque=True)
+            packet.stream.disposition = Disposition.attached_pic
+            packet.pts = packet.dts = 0
+            self._covers.append(packet)
+        else:
+            beside = " beside tags like those of phones" if muxer == "mp4" else ""
+            logger.warning("cover picture %d left out: %s has none%s", stream.index, muxer, beside)
 
     def _copy_chapters(self, output: OutputContainer) -> None:
         chapters = self._container.chapters()
@@ -246,7 +324,8 @@ class StreamCopier:
                 continue
             moved = round(self._span.shift / tick)
             first = max(0, chapter["start"] - moved) if self._span.start is not None else chapter["start"]
-            kept.append({**chapter, "start": first, "end": chapter["end"] - moved})
+            last = chapter["end"] if self._span.end is None else min(chapter["end"], round(self._span.end / tick))
+            kept.append({**chapter, "start": first, "end": last - moved})
         output.set_chapters(cast("list[av.container.core.Chapter]", kept))
 
     def _mux(self, output: OutputContainer, index: int, packet: "Packet[Stream] | None") -> None:
@@ -268,7 +347,7 @@ class StreamCopier:
     def _read(self, streams: list[Stream]) -> "Iterator[Packet[Stream]]":
         try:
             for packet in self._container.demux(streams):
-                if packet.dts is not None or packet.pts is not None:
+                if packet.dts is not None or packet.pts is not None or (packet.size and is_cover(packet.stream)):
                     yield packet
         except av.FFmpegError as exc:
             logger.warning("sound and subtitles end early, the input is damaged there: %s", exc)
@@ -389,8 +468,9 @@ def _codec_of(stream: Stream) -> str | None:
     return None if context is None else context.codec.canonical_name
 
 
-def _is_cover(stream: Stream) -> bool:
-    return stream.type == "video" and bool(stream.disposition & Disposition.attached_pic)
+def is_cover(stream: Stream) -> bool:
+    """Whether it is a single picture that stands for the film."""
+    return stream.type == "video" and stream.disposition & STILLS == Disposition.attached_pic
 
 
 def _due(packet: "Packet[Stream]") -> Fraction:

@@ -57,7 +57,7 @@ class VideoOptions:
     crf: int | None = None
     preset: str | None = None
     audio: bool = True
-    """Carry sound, subtitles, chapters, attachments and tags over."""
+    """Carry sound, subtitles, covers, chapters, attachments and tags over."""
     pipe_format: PipeFormat = "matroska"
     is_y4m: bool = False
     """Whether the result goes out as y4m, which needs a constant rate; set by the job."""

@@ -273,6 +273,8 @@ def join(job: Job, target: Path, info: StreamInfo, *, copier: StreamCopier | Non
         raise SinkError(f"{target} must get at least one frame, got none")
     tags = frozenset(copier.tags) if copier else frozenset()
     clock = FrameClock(job.time_base or DEFAULT_TIME_BASE, info.frame_rate)
+    if copier and target != job.target:
+        copier.end_at(_end_of(job, info))  # a film of what there is: its sound ends with its picture
     try:
         with (
             OutputFile(target, time_base=job.time_base, overwrite=overwrite, tags=tags) as file,
@@ -291,6 +293,11 @@ def join(job: Job, target: Path, info: StreamInfo, *, copier: StreamCopier | Non
                 copier.copy_until(file.container, None)
     except (av.FFmpegError, OSError) as exc:
         raise write_failure(target, exc) from exc
+
+
+def _end_of(job: Job, info: StreamInfo) -> Fraction:
+    pts, duration = (int(ticks) * job.time_base for ticks in job.segments[-1].times[-1])
+    return pts + (duration or 1 / info.frame_rate)
 
 
 def _packets(job: Job, clock: FrameClock) -> "Generator[Packet[VideoStream], None, None]":

@@ -361,7 +361,8 @@ class VideoFile:
     def _demuxed(self) -> "list[Stream]":
         if not self._keep_others:
             return [self._stream]
-        others = [s for s in self._container.streams if s.type in ("audio", "subtitle")]
+        cover = av.stream.Disposition.attached_pic
+        others = [s for s in self._container.streams if s.type in ("audio", "subtitle") or s.disposition & cover]
         return [self._stream, *others]
 
     def _ticks_of(self, raw: VideoFrame) -> int | None:

@@ -1,4 +1,4 @@
-"""Proof that a repainted video kept what it had to keep: frames, times, sound, subtitles, chapters, tags.
+"""Proof that a repainted video kept what it had to keep: frames, times, sound, subtitles, cover, chapters, tags.
 
 Works on packets alone: nothing is decoded, hours of film take seconds.
 """
@@ -16,7 +16,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from .color import tags_of
-from .copy_streams import kept_tags
+from .copy_streams import is_cover, kept_tags
 from .errors import SourceError
 from .orientation import orientation_of
 from .source_file import DECODE_ORDER_FORMATS, open_input, pick_video
@@ -125,8 +125,8 @@ def read_film(path: Path) -> Film:
 
 
 def _read_packets(container: InputContainer, video: VideoStream) -> tuple[list[Fraction], list[Fraction], list[Track]]:
-    others = [s for s in container.streams if s.type in ("audio", "subtitle")]
-    tracks = {s.index: Track(s.type, _codec(s), [], [], _language(s)) for s in others}
+    others = [s for s in container.streams if s.type in ("audio", "subtitle") or is_cover(s)]
+    tracks = {s.index: Track("cover" if is_cover(s) else s.type, _codec(s), [], [], _language(s)) for s in others}
     decode_order = container.format.name in DECODE_ORDER_FORMATS
     shown: list[tuple[int, int]] = []
     for packet in _packets(container, [video, *others]):
@@ -134,6 +134,8 @@ def _read_packets(container: InputContainer, video: VideoStream) -> tuple[list[F
             ticks = packet.dts if decode_order or packet.pts is None else packet.pts
             if ticks is not None and not packet.is_discard:
                 shown.append((ticks, packet.duration or 0))
+        elif tracks[packet.stream_index].kind == "cover":
+            tracks[packet.stream_index].digests.append(hashlib.md5(bytes(packet)).hexdigest())
         elif packet.pts is not None or packet.dts is not None:
             track = tracks[packet.stream_index]
             ticks = packet.pts if packet.pts is not None else packet.dts
@@ -186,7 +188,7 @@ def _compare_pictures(before: Film, after: Film) -> Iterator[str]:
 
 
 def _compare_tracks(before: Film, after: Film) -> Iterator[str]:
-    for kind in ("audio", "subtitle"):
+    for kind in ("audio", "subtitle", "cover"):
         ours, theirs = ([t for t in film.tracks if t.kind == kind] for film in (before, after))
         if len(ours) != len(theirs):
             yield f"{kind} tracks: {len(ours)} in the input, {len(theirs)} in the output"

@@ -1,14 +1,17 @@
 """Sound, subtitles, chapters, attachments and tags across containers, and `verify` that judges them."""
 
+import io
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 
 from impasto.export.artifact import Artifact
+from impasto.realtime.copy_streams import Span, StreamCopier
 from impasto.realtime.errors import SinkError
 from impasto.realtime.output_file import OutputFile
 from impasto.realtime.verify import verify
@@ -233,10 +236,107 @@ def test_a_part_takes_its_sound_subtitles_and_chapters_along(
             for kind, stream in (("video", container.streams.video[0]), ("audio", container.streams.audio[0]))
             if container.seek(0) is None
         }
-        assert [(c["start"] // 10**6, c["end"] // 10**6) for c in container.chapters()] == [(0, 100), (100, 600)]
+        container.seek(0)
+        subtitles = [
+            (float(p.pts * p.time_base), float(p.duration * p.time_base), bytes(p))
+            for p in container.demux(container.streams.subtitles[0])
+            if p.size
+        ]
+        assert [(c["start"] // 10**6, c["end"] // 10**6) for c in container.chapters()] == [(0, 100), (100, 400)]
     assert sorted(times["video"]) == pytest.approx([n / 25 for n in range(10)])
     assert 0 <= min(times["audio"]) < 0.03
     assert 0.36 < max(times["audio"]) < 0.4
+    assert subtitles == [(0.0, 0.1, b"Hello there"), (0.2, 0.2, b"Second line")]
+
+
+class Counted(io.BytesIO):
+    """A file that knows how much of it was read."""
+
+    count = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self.count += len(data)
+        return data
+
+
+@pytest.mark.parametrize("has_subtitles", [False, True])
+def test_a_part_is_not_read_beyond_its_end(has_subtitles: bool) -> None:
+    """Of a live input, the rest never comes to an end."""
+    data = Counted()
+    with av.open(data, "w", format="matroska") as container:
+        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        subtitles = container.add_mux_stream("subrip")
+        for number in range(600):
+            for stream in [sound, subtitles] if number == 0 and has_subtitles else [sound]:
+                packet = av.Packet(bytes(1600))
+                packet.pts = packet.dts = number * 100
+                packet.duration, packet.time_base, packet.stream = 100, Fraction(1, 1000), stream
+                container.mux_one(packet)
+    data.seek(0)
+    with av.open(data) as container, av.open(io.BytesIO(), "w", format="matroska") as output:
+        copier = StreamCopier(container, span=Span(end=Fraction(5)))
+        data.count = 0
+        copier.attach(output)
+        copier.copy_until(output, None)
+    assert data.count < len(data.getvalue()) / 2
+
+
+@pytest.fixture
+def covered(make_film: Callable[..., Path], tmp_path: Path) -> Path:
+    """Picture, a second picture, sound and a cover, in MP4."""
+    jpeg = av.CodecContext.create("mjpeg", "w")
+    jpeg.width, jpeg.height, jpeg.pix_fmt, jpeg.time_base = 32, 32, "yuvj420p", Fraction(1, 25)
+    (picture,) = jpeg.encode(av.VideoFrame(32, 32, "yuvj420p"))
+    path = tmp_path / "covered.mp4"
+    with av.open(str(make_film("film.mp4", "aac"))) as before, av.open(str(path), "w") as after:
+        streams = [after.add_stream_from_template(stream) for stream in before.streams]
+        second = after.add_stream_from_template(before.streams.video[0])
+        cover = after.add_stream("mjpeg", width=32, height=32)
+        cover.pix_fmt, cover.disposition = "yuvj420p", av.stream.Disposition.attached_pic
+        picture.stream, picture.pts, picture.dts = cover, 0, 0
+        after.mux_one(picture)
+        for packet in before.demux():
+            if packet.dts is not None:
+                for target in [streams[packet.stream_index], *([second] if packet.stream_index == 0 else [])]:
+                    packet.stream = target
+                    after.mux_one(packet)
+    return path
+
+
+def covers_of(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        covers = [s for s in container.streams.video if s.disposition & av.stream.Disposition.attached_pic]
+        return [bytes(packet) for packet in container.demux(covers) if packet.size]
+
+
+def test_a_cover_comes_over(
+    covered: Path, identity_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To MP4 and Matroska, back from there, beside a part of the film, and out of a pipe."""
+    style = identity_artifact.path
+    (picture,) = covers_of(covered)
+    stylize_video(covered, tmp_path / "out.mp4", style=style)
+    stylize_video(covered, tmp_path / "out.mkv", style=style)
+    stylize_video(tmp_path / "out.mkv", tmp_path / "part.mp4", style=style, start=Fraction(1, 2))
+    with (tmp_path / "out.mkv").open("rb") as pipe:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=pipe))
+        stylize_video("-", tmp_path / "piped.mkv", style=style)
+    for name in ("out.mp4", "out.mkv", "part.mp4", "piped.mkv"):
+        assert covers_of(tmp_path / name) == [picture], name
+        with av.open(str(tmp_path / name)) as container:
+            assert len(container.streams.audio) == 1
+    assert verify(covered, tmp_path / "out.mp4") == []
+    assert not any("cover" in line for line in verify(covered, tmp_path / "out.mkv"))
+
+
+def test_a_cover_and_a_second_picture_that_are_lost_are_named(
+    covered: Path, identity_artifact: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stylize_video(covered, tmp_path / "out.mov", style=identity_artifact.path)
+    assert "video stream 2 left out" in caplog.text
+    assert "cover picture 3 left out: mov has none" in caplog.text
+    assert verify(covered, tmp_path / "out.mov") == ["cover tracks: 1 in the input, 0 in the output"]
 
 
 @pytest.fixture(scope="module")
