@@ -14,6 +14,7 @@ from functools import partial
 from typing import cast
 
 import av
+from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
@@ -82,22 +83,31 @@ class SoundRoute:
         self._source = source
         self.target = target
         self._resampler: AudioResampler | None = None
+        self._form: tuple[str, str, int] | None = None
 
     def convert(self, packet: "Packet[Stream] | None") -> "Iterator[Packet[Stream]]":
         try:
             frames = self._source.decode(cast("Packet[AudioStream] | None", packet))
         except av.error.InvalidDataError:
             return
-        context = self.target.codec_context
         for frame in [*frames, *([None] if packet is None else [])]:
-            if self._resampler is None:
-                self._resampler = AudioResampler(
-                    context.format, context.layout, context.sample_rate, context.frame_size or None
-                )
-            for piece in self._resampler.resample(frame):
+            for piece in self._resampled(frame):
                 yield from self.target.encode(piece)
         if packet is None:
             yield from self._last_packets()
+
+    def _resampled(self, frame: AudioFrame | None) -> Iterator[AudioFrame]:
+        """The frame as the encoder wants it: broadcasts change channels and rate between programmes. None drains."""
+        form = None if frame is None else (frame.format.name, frame.layout.name, frame.sample_rate)
+        if self._resampler is not None and form != self._form:
+            yield from self._resampler.resample(None)
+            self._resampler = None
+        self._form = form
+        if frame is not None:
+            context = self.target.codec_context
+            if self._resampler is None:
+                self._resampler = AudioResampler(context.format, context.layout, context.sample_rate)
+            yield from self._resampler.resample(frame)
 
     def _last_packets(self) -> "Iterator[Packet[Stream]]":
         for packet in self.target.encode(None):

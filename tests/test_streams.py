@@ -186,6 +186,25 @@ def test_sound_at_a_rate_that_the_encoder_lacks(
     assert sound_of(tmp_path / "out.mov") == ("aac", 1, pytest.approx(1.0, abs=0.1))
 
 
+def test_sound_whose_channels_change_on_the_way(
+    make_film: Callable[..., Path], identity_artifact: Artifact, tmp_path: Path
+) -> None:
+    """As in a recording where one programme follows another."""
+    first, second = make_film("first.mkv", "ac3", layout="stereo"), make_film("second.mkv", "ac3", layout="5.1(side)")
+    with av.open(str(tmp_path / "both.mkv"), "w") as joined:
+        streams: list[av.stream.Stream] = []
+        for number, path in enumerate([first, second]):
+            with av.open(str(path)) as part:
+                streams = streams or [joined.add_stream_from_template(stream) for stream in part.streams]
+                for packet in part.demux():
+                    if packet.dts is not None and (number == 0 or packet.stream_index == 1):
+                        packet.pts = packet.dts = packet.dts + number * 1000
+                        packet.stream = streams[packet.stream_index]
+                        joined.mux_one(packet)
+    stylize_video(tmp_path / "both.mkv", tmp_path / "out.webm", style=identity_artifact.path)
+    assert sound_of(tmp_path / "out.webm") == ("opus", 2, pytest.approx(2.0, abs=0.1))
+
+
 def test_a_track_that_is_announced_but_empty_is_left_out(
     make_film: Callable[..., Path], identity_artifact: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
