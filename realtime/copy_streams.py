@@ -393,10 +393,15 @@ def _route(stream: Stream, output: OutputContainer) -> Route | None:
 
 
 def _rehearsed(output: OutputContainer, add: "Callable[[OutputContainer], Route]") -> Route:
-    """Add a stream to the output once a header with it could be written: the film's own is written after the work."""
+    """Add a stream to the output once a small file with it could be written: the film's own comes after the work."""
     with reasons_kept(), av.open(io.BytesIO(), "w", format=output.format.name) as rehearsal:
-        add(rehearsal)
+        target = add(rehearsal).target
         rehearsal.start_encoding()
+        if isinstance(target, AudioStream) and (_codec_of(target) or "").startswith("pcm_"):
+            # Of PCM, MP4 looks at the channels only when it writes its end.
+            packet = av.Packet(bytes(24 * target.codec_context.layout.nb_channels))
+            packet.stream, packet.pts, packet.dts = target, 0, 0
+            rehearsal.mux_one(packet)
     return add(output)
 
 

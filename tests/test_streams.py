@@ -161,6 +161,7 @@ def sound_of(path: Path) -> tuple[str, int, float]:
     [
         ("camera.avi", "pcm_s16le", "stereo", ".mp4", "pcm_s16le", 2),  # AVI names no layout, MP4 must
         ("camera.avi", "pcm_u8", "mono", ".mp4", "aac", 1),
+        ("studio.mov", "pcm_s16le", "downmix", ".mp4", "aac", 2),  # a layout that MP4 has no code for
         ("disc.mkv", "ac3", "5.1(side)", ".webm", "opus", 6),  # Opus knows 5.1 with rear loudspeakers only
         ("disc.mkv", "flac", "3.1", ".webm", "opus", 2),
         ("web.mkv", "flac", "stereo", ".mov", "aac", 2),  # FFmpeg lists it for MOV, its muxer refuses it
