@@ -143,7 +143,11 @@ def _read_packets(container: InputContainer, video: VideoStream) -> tuple[list[F
             track.digests.append(hashlib.md5(bytes(packet)).hexdigest())
     shown.sort()
     tick = Fraction(video.time_base or Fraction(1, 1000))
-    return [t * tick for t, _ in shown], [d * tick for _, d in shown], list(tracks.values())
+    return (
+        [t * tick for t, _ in shown],
+        [d * tick for _, d in shown],
+        [track for track in tracks.values() if track.digests],
+    )
 
 
 def _packets(container: InputContainer, streams: Sequence[Stream]) -> "Iterator[Packet[Stream]]":

@@ -221,6 +221,7 @@ def test_a_track_that_is_announced_but_empty_is_left_out(
     assert "audio stream 2 left out" in caplog.text
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert len(container.streams.audio) == 1
+    assert not any("audio tracks" in line for line in verify(tmp_path / "tv.ts", tmp_path / "out.mp4"))
 
 
 def test_a_file_that_cannot_be_finished_says_why(make_film: Callable[..., Path], tmp_path: Path) -> None:
