@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .cli_common import Command, exit_code_of, fail, warnings_on_stderr
-from .errors import ImpastoError
+from .errors import ImpastoError, SinkError
 
 if TYPE_CHECKING:
     from .options import VideoOptions
@@ -75,14 +75,22 @@ def _paint_all(sources: list[Path], output: Path | None, options: "VideoOptions"
     is_folder = output is not None and (many or output.is_dir())
     if is_folder and output is not None and output.is_file():
         raise ValueError(f"output must be a folder for {len(found)} pictures, got the file {output}")
+    made: set[Path] = set()
     first_code = 0
     with Engines(options) as engines:
-        for source, target in picture_targets(found, output, engines.name, is_folder=is_folder):
-            if many and target.exists() and not options.overwrite:
-                _say(source, target, "skipped", 0.0, quiet=quiet, as_json=as_json)
-                continue
+        pictures = list(picture_targets(found, output, engines.name, is_folder=is_folder))
+        originals = {_file_id(source) for source, _ in pictures}
+        for source, target in pictures:
             began = time.perf_counter()
             try:
+                if target in made:
+                    raise SinkError(f"another picture has become {target} already; give them different names")
+                if target.exists() and _file_id(target) in originals:
+                    raise SinkError(f"output must not be one of the inputs, got {target}")
+                made.add(target)
+                if many and target.exists() and not options.overwrite:
+                    _say(source, target, "skipped", 0.0, quiet=quiet, as_json=as_json)
+                    continue
                 _paint_one(source, target, options, engines)
             except ImpastoError as exc:
                 if not many:
@@ -102,6 +110,12 @@ def _paint_one(source: Path, target: Path, options: "VideoOptions", engines: "En
     engines.fit(*picture.data.shape[:2], film=False)
     painted = paint_picture(picture, engines.stylizer(options))
     write_picture(painted, target, overwrite=options.overwrite)
+
+
+def _file_id(path: Path) -> tuple[int, int]:
+    """The same for every name of a file."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _say(source: Path, target: Path, state: str, seconds: float, *, quiet: bool, as_json: bool) -> None:

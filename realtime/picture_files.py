@@ -135,12 +135,28 @@ def check_picture_target(path: Path, *, overwrite: bool) -> None:
 def picture_targets(
     found: Sequence[tuple[Path, Path]], output: Path | None, style: str, *, is_folder: bool
 ) -> Iterator[tuple[Path, Path]]:
-    """Each picture with where its painting goes: `in.mosaic.jpg` beside it, or the same tree below a folder."""
+    """Each picture with where its painting goes: `in.mosaic.jpg` beside it, or the same tree below a folder.
+
+    What such a run made before is no picture to paint again: an `in.mosaic.jpg` beside its `in.jpg`, and whatever lies
+    in an output folder inside the folder that is gone through.
+    """
+    beside = {path: path.with_name(f"{path.stem}.{style}{_writable_suffix(path)}") for path, _ in found}
+    made = set(beside.values())
     for path, relative in found:
-        suffix = path.suffix if path.suffix.lower() in WRITABLE else ".png"
         if output is None:
-            yield path, path.with_name(f"{path.stem}.{style}{suffix}")
+            if path not in made:
+                yield path, beside[path]
         elif is_folder:
-            yield path, output / relative.with_suffix(suffix)
+            within = path.parents[len(relative.parts) - 1]
+            if not (_is_inside(output, within) and _is_inside(path, output)):
+                yield path, output / relative.with_suffix(_writable_suffix(path))
         else:
             yield path, output
+
+
+def _writable_suffix(path: Path) -> str:
+    return path.suffix if path.suffix.lower() in WRITABLE else ".png"
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    return folder.resolve() in path.resolve().parents

@@ -125,6 +125,51 @@ def test_targets() -> None:
     assert tree == [Path("out/a.png"), Path("out/d/b.png")]
 
 
+def test_what_an_earlier_run_made_is_not_painted_again() -> None:
+    names = ("a.jpg", "a.mosaic.jpg", "a.mosaic.mosaic.jpg", "b.bmp", "b.mosaic.png", "c.candy.jpg")
+    found = [(Path("in", name), Path(name)) for name in names]
+    beside = list(picture_targets(found, None, "mosaic", is_folder=False))
+    assert beside == [
+        (Path("in/a.jpg"), Path("in/a.mosaic.jpg")),
+        (Path("in/b.bmp"), Path("in/b.mosaic.png")),
+        (Path("in/c.candy.jpg"), Path("in/c.candy.mosaic.jpg")),
+    ]
+    alone = [(Path("in/a.mosaic.jpg"), Path("a.mosaic.jpg"))]
+    assert len(list(picture_targets(alone, None, "mosaic", is_folder=False))) == 1
+    found = [(Path("in/d/a.jpg"), Path("d/a.jpg")), (Path("in/out/d/a.jpg"), Path("out/d/a.jpg"))]
+    assert list(picture_targets(found, Path("in/out"), "mosaic", is_folder=True)) == [
+        (Path("in/d/a.jpg"), Path("in/out/d/a.jpg"))
+    ]
+
+
+@pytest.mark.parametrize("again", [[], ["--overwrite"]], ids=str)
+def test_two_pictures_that_become_one_file_are_refused(
+    identity_artifact: Artifact, tmp_path: Path, again: list[str]
+) -> None:
+    for number in (1, 2):
+        write_picture(StillPicture(soft(20, 20 + number)), tmp_path / str(number) / "x.png")
+    arguments = [tmp_path / "1" / "x.png", tmp_path / "2" / "x.png", "-o", tmp_path / "out"]
+    done = image(*arguments, "--style", identity_artifact.path, *again)
+    assert (done.returncode, done.stderr.count("\n")) == (6, 1), done.stderr
+    assert "different names" in done.stderr
+    assert read_picture(tmp_path / "out" / "x.png").data.shape == (20, 21, 3)
+
+
+def test_an_original_is_never_replaced(folder: Path, identity_artifact: Artifact, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    write_picture(StillPicture(soft(8, 8)), tmp_path / "other" / "a.png")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    for arguments in (
+        [folder / "a.png", "-o", folder / "a.png"],
+        [folder, "-o", folder],
+        [tmp_path / "other" / "a.png", folder / "a.png", "-o", folder],
+    ):
+        done = image(*arguments, "--style", identity_artifact.path, "--overwrite")
+        assert done.returncode == 6, done.stderr
+        assert "must not be one of the inputs" in done.stderr
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before
+
+
 def test_tiles_show_no_seams(small_artifact: Artifact) -> None:
     """At most 1/255 from the picture painted in one piece, with a thumbnail's statistics far away."""
     picture = soft(300, 420)
