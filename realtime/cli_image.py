@@ -103,10 +103,11 @@ def _paint_all(sources: list[Path], output: Path | None, options: "VideoOptions"
 
 
 def _paint_one(source: Path, target: Path, options: "VideoOptions", engines: "Engines") -> None:
-    from .picture_files import check_picture_target, paint_picture, read_picture, resized, write_picture
+    from .picture_files import check_picture_target, check_sides, paint_picture, read_picture, resized, write_picture
 
     check_picture_target(target, overwrite=options.overwrite)
     picture = resized(read_picture(source), options.size)
+    check_sides(target, picture)
     engines.fit(*picture.data.shape[:2], film=False)
     painted = paint_picture(picture, engines.stylizer(options))
     write_picture(painted, target, overwrite=options.overwrite)

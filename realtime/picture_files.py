@@ -23,6 +23,8 @@ JPEG_QUALITY = 95
 """Below this, 8x8 blocks show in the flat parts of a painting."""
 MAX_PIXELS = 2**28
 """A header that claims more is damaged or hostile: 805 MB as RGB."""
+LARGEST_SIDES = {".webp": 16_383, ".jpg": 65_500, ".jpeg": 65_500}
+"""In pixels; where the format, or the library behind it, has a bound."""
 
 Alpha = npt.NDArray[np.uint8]
 
@@ -109,11 +111,17 @@ def write_picture(picture: StillPicture, path: Path, *, overwrite: bool = False)
     import cv2
 
     check_picture_target(path, overwrite=overwrite)
+    check_sides(path, picture)
     bgr = cv2.cvtColor(picture.data, cv2.COLOR_RGB2BGR)
     if picture.alpha is not None and path.suffix.lower() not in (".jpg", ".jpeg"):
         bgr = np.dstack([bgr, picture.alpha])
     flags = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix.lower() in (".jpg", ".jpeg") else []
-    _, encoded = cv2.imencode(path.suffix, bgr, flags)
+    try:
+        is_encoded, encoded = cv2.imencode(path.suffix, bgr, flags)
+    except cv2.error as exc:
+        raise SinkError(f"{path} cannot be written: {exc.err}") from exc
+    if not is_encoded:
+        raise SinkError(f"{path} cannot be written: {path.suffix} does not take this picture")
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +138,16 @@ def check_picture_target(path: Path, *, overwrite: bool) -> None:
         raise SinkError(f"output must end in one of {', '.join(WRITABLE)}, got {path.name}")
     if path.exists() and not overwrite:
         raise SinkError(f"output must not exist yet, got {path}; --overwrite replaces it")
+
+
+def check_sides(path: Path, picture: StillPicture) -> None:
+    """Refuse a picture that is too large for the format."""
+    height, width = picture.data.shape[:2]
+    largest = LARGEST_SIDES.get(path.suffix.lower())
+    if largest is not None and max(height, width) > largest:
+        raise SinkError(
+            f"{path.suffix} must have sides of at most {largest} pixels, got {width}x{height}; .png takes larger ones"
+        )
 
 
 def picture_targets(

@@ -14,6 +14,7 @@ from impasto.export.artifact import Artifact
 from impasto.realtime.errors import SinkError, SourceError
 from impasto.realtime.options import VideoOptions
 from impasto.realtime.picture_files import (
+    LARGEST_SIDES,
     StillPicture,
     find_pictures,
     paint_picture,
@@ -100,6 +101,18 @@ def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
         find_pictures([tmp_path / "empty"])
     with pytest.raises(SinkError, match="--overwrite"):
         write_picture(StillPicture(soft(8, 8)), tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("bounds", [LARGEST_SIDES, {}], ids=["by its sides", "by the library"])
+def test_a_picture_too_large_for_its_format_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bounds: dict[str, int]
+) -> None:
+    monkeypatch.setattr("impasto.realtime.picture_files.LARGEST_SIDES", bounds)
+    wide = StillPicture(soft(1, LARGEST_SIDES[".webp"] + 1))
+    with pytest.raises(SinkError, match="webp"):
+        write_picture(wide, tmp_path / "wide.webp")
+    assert list(tmp_path.iterdir()) == []
+    write_picture(wide, tmp_path / "wide.png")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
