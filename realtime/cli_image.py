@@ -84,7 +84,7 @@ def _paint_all(sources: list[Path], output: Path | None, options: "VideoOptions"
             began = time.perf_counter()
             try:
                 if target in made:
-                    raise SinkError(f"another picture has become {target} already; give them different names")
+                    raise SinkError(f"{source}: another picture has become {target} already; give them different names")
                 if target.exists() and _file_id(target) in originals:
                     raise SinkError(f"output must not be one of the inputs, got {target}")
                 made.add(target)
@@ -92,11 +92,13 @@ def _paint_all(sources: list[Path], output: Path | None, options: "VideoOptions"
                     _say(source, target, "skipped", 0.0, quiet=quiet, as_json=as_json)
                     continue
                 _paint_one(source, target, options, engines)
-            except ImpastoError as exc:
-                if not many:
+            except (ImpastoError, ValueError) as exc:
+                if not many and not as_json:
                     raise
-                fail(str(exc))
+                fail(str(exc) if isinstance(exc, ImpastoError) else f"{source}: {exc}")
                 first_code = first_code or exit_code_of(exc)
+                if as_json:
+                    _print_json(source, target, "failed", 0.0, code=exit_code_of(exc), note=str(exc))
                 continue
             _say(source, target, "done", time.perf_counter() - began, quiet=quiet, as_json=as_json)
     return first_code
@@ -121,7 +123,12 @@ def _file_id(path: Path) -> tuple[int, int]:
 
 def _say(source: Path, target: Path, state: str, seconds: float, *, quiet: bool, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"source": str(source), "target": str(target), "state": state, "seconds": seconds}))
+        _print_json(source, target, state, seconds)
     elif not quiet:
         text = f"{target}: {seconds:.2f} s" if state == "done" else f"{source}: skipped, {target} is already there"
         print(text, file=sys.stdout, flush=True)
+
+
+def _print_json(source: Path, target: Path, state: str, seconds: float, *, code: int = 0, note: str = "") -> None:
+    outcome = {"source": str(source), "target": str(target), "state": state}
+    print(json.dumps(outcome | {"code": code, "seconds": seconds, "note": note}), flush=True)

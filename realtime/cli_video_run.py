@@ -83,7 +83,7 @@ class Run:
         try:
             return self._paint(source, target, engines, display)
         except (ImpastoError, ValueError) as exc:
-            if alone:
+            if alone and not self._as_json:
                 raise
             fail(f"{source}: {exc}")
             return Outcome(source, str(target), "failed", exit_code_of(exc), note=str(exc))

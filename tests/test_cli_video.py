@@ -106,6 +106,14 @@ def test_many_inputs_go_on_after_a_failure_and_skip_what_is_done(
     assert [json.loads(line)["state"] for line in again.stdout.splitlines()] == ["skipped", "skipped"]
 
 
+def test_a_failure_is_an_object_too(identity_artifact: Artifact, tmp_path: Path) -> None:
+    done = stylize(tmp_path / "missing.mp4", "--style", identity_artifact.path, "--json")
+    assert (done.returncode, done.stderr.count("\n")) == (4, 1), done.stderr
+    outcome = json.loads(done.stdout)
+    assert (outcome["state"], outcome["code"]) == ("failed", 4)
+    assert "must exist" in outcome["note"]
+
+
 def test_on_a_terminal_there_is_a_bar(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
     pty = pytest.importorskip("pty")
     leader, follower = pty.openpty()

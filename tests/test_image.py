@@ -76,6 +76,25 @@ def test_one_picture_goes_beside_itself_and_errors_are_one_line(folder: Path, id
         assert words in done.stderr
 
 
+def test_a_failure_stops_no_other_picture_and_is_an_object_too(
+    folder: Path, identity_artifact: Artifact, tmp_path: Path
+) -> None:
+    write_picture(StillPicture(soft(20, 20)), folder / "small.png")  # half of it is less than a picture must have
+    (folder / "damaged.png").write_text("not a picture either")
+    done = image(folder, "-o", tmp_path / "out", "--style", identity_artifact.path, "--size", "0.5x", "--json")
+    outcomes = {Path(o["source"]).name: o for o in map(json.loads, done.stdout.splitlines())}
+    assert {name: (o["state"], o["code"]) for name, o in outcomes.items()} == {
+        "a.png": ("done", 0),
+        "b.jpg": ("done", 0),
+        "damaged.png": ("failed", 4),
+        "small.png": ("failed", 2),
+    }
+    assert "small.png" in done.stderr
+    assert done.stderr.count("\n") == 2
+    alone = image(folder / "small.png", "--style", identity_artifact.path, "--size", "0.5x", "--json")
+    assert (alone.returncode, json.loads(alone.stdout)["state"]) == (2, "failed")
+
+
 def test_pictures_come_upright_and_keep_their_transparency(tmp_path: Path) -> None:
     picture, alpha = soft(20, 30), np.tile(np.arange(30, dtype=np.uint8) * 8, (20, 1))
     write_picture(StillPicture(picture, alpha), tmp_path / "a.png")
