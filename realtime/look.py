@@ -306,17 +306,27 @@ def load_timeline(path: Path, *, style: str | Path, strength: float) -> Look:
         fade = 1            # seconds of cross-fade; left out: none
     """
     try:
-        cues = tomllib.loads(path.read_text(encoding="utf-8")).get("cue", [])
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
         raise ArtifactError(f"timeline must be a TOML file, got {path}: {_one_line(exc)}") from exc
     look = [*plain_look(style, strength).cues]
     try:
-        for cue in cues:
+        for cue in _cue_tables(content):
             style, strength = str(cue.get("style", style)), float(cue.get("strength", strength))
             look.append(_cue(cue, style, strength, after=look[-1].at))
     except (AttributeError, TypeError, ValueError, OverflowError) as exc:
         raise ArtifactError(f"timeline {path} must hold [[cue]] tables as described: {_one_line(exc)}") from exc
     return Look(look)
+
+
+def _cue_tables(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if unknown := set(content) - {"cue"}:
+        raise ValueError(f"it must hold nothing else, got {', '.join(sorted(unknown))}")
+    tables = content.get("cue", [])
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        found = "a single table [cue]" if isinstance(tables, dict) else repr(tables)
+        raise ValueError(f"it must hold at least one [[cue]], got {found}")
+    return tables
 
 
 def _cue(table: Mapping[str, Any], style: str, strength: float, *, after: float) -> Cue:

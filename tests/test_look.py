@@ -108,7 +108,12 @@ def test_a_fade_that_is_cut_short_goes_on_from_what_was_seen(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("cue = 3", "cue"),
+        ("cue = 3", "at least one .*got 3"),
+        ("cue = ['a']", "at least one"),
+        ("", "at least one"),
+        ("[[cues]]\nat = 5", "nothing else, got cues"),
+        ("fade = 1\n[[cue]]\nat = 5", "nothing else, got fade"),
+        ("[cue]\nat = 5", r"a single table \[cue\]"),
         ("[[cue]]\nstyle = 'a'", "time"),
         ("[[cue]]\nat = 5\n[[cue]]\nat = 4", "order"),
         ("[[cue]]\nat = 5\nstrength = 2", "strength"),
