@@ -1,6 +1,7 @@
 """All inputs of one `stylize-video`, one after the other: skipped, painted, stopped by Ctrl-C, and told about."""
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -59,6 +60,8 @@ class Run:
 
         # Smoothing runs beside the engine: more threads of OpenCV's only wait for one another, and cost a twentieth.
         cv2.setNumThreads(1)
+        # Only errors: SVT-AV1 introduces itself in 20 lines for every segment.
+        os.environ.setdefault("SVT_LOG", "1")
         outcomes: list[Outcome] = []
         with Engines(self._options) as engines, progress_display(quiet=self._quiet, preview=self._preview) as display:
             for source in inputs:

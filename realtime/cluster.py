@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..export.artifact import Artifact, Precision, load_artifact, quantized_path
-from .codecs import Encoding, check_container
+from .codecs import Encoding, check_container, check_encoder
 from .engine import Library
 from .errors import EngineError, ImpastoError, SourceError
 from .frame_rate import first as first_frames
@@ -88,6 +88,7 @@ def stylize_on_cluster(
         raise ValueError(f"fps must be left out on a cluster, got {options.fps}")
     check_target(target, overwrite=options.overwrite)
     check_container(target.suffix, options.encoding(target.suffix).codec)
+    check_encoder(options.encoding(target.suffix))
     began = time.perf_counter()
     with _connected(address) as ray, Engines(options) as engines:
         probe = probe_video(source, options)

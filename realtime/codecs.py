@@ -1,9 +1,10 @@
 """How a result may be encoded: codecs by name, the encoders that make them, and where each fits."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Literal, cast, get_args
 
-from .errors import SinkError
+from .errors import EngineError, SinkError
 
 Codec = Literal["h264", "hevc", "av1", "vp9", "prores", "ffv1", "gif", "png"]
 
@@ -53,7 +54,7 @@ CODECS: dict[Codec, CodecChoice] = {
     ),
     "prores": CodecChoice(
         "prores_ks", "yuv422p10le", "yuv422p10le", (".mov", ".mkv"), {"profile": "3", "vendor": "apl0"},
-        quality="qscale", speed=None,
+        quality="global_quality", speed=None,
     ),
     # 10 bits: the fewest in which YCbCr gives 8-bit RGB back.
     "ffv1": CodecChoice("ffv1", "yuv444p10le", "yuv444p10le", (".mkv", ".nut"), {"level": "3", "slicecrc": "1"},
@@ -83,6 +84,9 @@ REPEATABLE_X264 = "asm=avx2"
 """x264's AVX-512 code for macroblock trees reads memory that nobody wrote: the same pictures give other bytes at every
 other run (33 of 250 runs at veryfast; none with this, at the same speed). A resumed job must not differ."""
 
+PRORES_QUALITY_UNIT = 118
+"""FFmpeg's FF_QP2LAMBDA: the unit in which prores_ks takes its quantiser."""
+
 HARDWARE_SUFFIXES = ("_nvenc", "_qsv", "_videotoolbox", "_amf", "_vaapi")
 
 
@@ -103,8 +107,9 @@ class Encoding:
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
             raise ValueError(f"codec must be one of {', '.join(get_args(Codec))}, got {self.codec!r}")
-        if self.crf is not None and (self.choice.quality is None or not 0 <= self.crf <= 63):
-            rule = "between 0 and 63" if self.choice.quality else f"left out for {self.codec}"
+        least = 1 if self.codec == "prores" else 0
+        if self.crf is not None and (self.choice.quality is None or not least <= self.crf <= 63):
+            rule = f"between {least} and 63" if self.choice.quality else f"left out for {self.codec}"
             raise ValueError(f"crf must be {rule}, got {self.crf}")
         if self.preset is not None and self.choice.speed is None:
             raise ValueError(f"preset must be left out for {self.codec}, got {self.preset!r}")
@@ -116,6 +121,25 @@ class Encoding:
     @property
     def encoder_name(self) -> str:
         return self.encoder or self.choice.encoder
+
+    @property
+    def is_hardware(self) -> bool:
+        return self.encoder_name.endswith(HARDWARE_SUFFIXES)
+
+    @property
+    def quality_option(self) -> str | None:
+        """The encoder's own name for `crf`, None where it has none."""
+        if self.is_hardware:
+            names = {"_nvenc": "cq", "_qsv": "global_quality"}
+            return next((name for suffix, name in names.items() if self.encoder_name.endswith(suffix)), None)
+        if self.codec == "prores" and self.encoder_name != "prores_ks":
+            return None
+        return self.choice.quality
+
+    @property
+    def speed_option(self) -> str | None:
+        """The encoder's own name for `preset`, None where it has none."""
+        return "preset" if self.is_hardware else self.choice.speed
 
     @property
     def pixel_format(self) -> str:
@@ -140,16 +164,14 @@ class Encoding:
         """The same for any size."""
         choice = self.choice
         crf = self.crf if self.crf is not None else choice.crf
-        if self.encoder_name.endswith(HARDWARE_SUFFIXES):
-            quality = {"_nvenc": "cq", "_qsv": "global_quality", "_videotoolbox": "q:v"}
-            name = next((q for suffix, q in quality.items() if self.encoder_name.endswith(suffix)), None)
-            options = {name: str(crf)} if name and crf is not None else {}
+        if self.is_hardware:
+            options = {self.quality_option: str(crf)} if self.quality_option and crf is not None else {}
             return options | ({"preset": self.preset} if self.preset else {})
         options = dict(choice.options)
         if self.encoder_name == "libx264" and _has_avx512():
             options["x264-params"] = REPEATABLE_X264
-        if choice.quality and crf is not None:
-            options[choice.quality] = str(crf)
+        if self.quality_option and crf is not None:
+            options[self.quality_option] = str(crf * PRORES_QUALITY_UNIT if self.codec == "prores" else crf)
         if not self.reorder and self.codec in ("h264", "hevc"):
             options["bf"] = "0"
         preset = self.preset or choice.preset
@@ -163,6 +185,62 @@ def check_container(suffix: str, codec: Codec) -> None:
     fitting = CODECS[codec].containers
     if suffix.lower() not in fitting:
         raise SinkError(f"output must end in {' or '.join(fitting)} for {codec}, got {suffix or 'no suffix'}")
+
+
+def check_encoder(encoding: Encoding) -> None:
+    """Before any work is done, try what the user named of an encoder, its quality and its speed.
+
+    Raises:
+        EngineError: no encoder for video of this name works on this machine.
+        ValueError: the encoder does not take this quality or speed.
+    """
+    import av
+
+    name = encoding.encoder_name
+    if (encoding.encoder, encoding.crf, encoding.preset) == (None, None, None):
+        return
+    try:
+        unknown = _try_encoder(encoding)
+    except (av.FFmpegError, ValueError) as exc:
+        trials = (
+            ("preset", encoding.preset, replace(encoding, preset=None)),
+            ("crf", encoding.crf, replace(encoding, crf=None)),
+            ("preset and crf", f"{encoding.preset} and {encoding.crf}", replace(encoding, preset=None, crf=None)),
+        )
+        for what, given, without in trials:
+            if without != encoding and _works(without):
+                raise ValueError(f"{what} must be one that {name} takes, got {given}") from exc
+        raise EngineError(f"encoder must be one that works on this machine, got {name}: {exc}") from exc
+    options = {"crf": encoding.quality_option, "preset": encoding.speed_option}
+    for key, option in options.items():
+        value = getattr(encoding, key)
+        if value is not None and (option is None or option in unknown):
+            raise ValueError(f"{key} must be left out for the encoder {name}, which has none, got {value}")
+
+
+def _try_encoder(encoding: Encoding) -> set[str]:
+    """Open it for a small picture; which of its options it did not know."""
+    import av
+
+    codec = av.Codec(encoding.encoder_name, "w")
+    if codec.type != "video":
+        raise EngineError(f"encoder must be one for video, got {codec.name} for {codec.type}")
+    context = cast(av.VideoCodecContext, av.CodecContext.create(codec, "w"))
+    context.width, context.height, context.pix_fmt = 640, 360, encoding.pixel_format
+    context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
+    context.options = encoding.options_for(360, 640)
+    context.open()
+    return set(context.options)
+
+
+def _works(encoding: Encoding) -> bool:
+    import av
+
+    try:
+        _try_encoder(encoding)
+    except (av.FFmpegError, ValueError):
+        return False
+    return True
 
 
 def _has_avx512() -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import av
 
-from .codecs import Encoding, check_container
+from .codecs import Encoding, check_container, check_encoder
 from .engine import EngineInfo
 from .errors import SinkError, SourceError
 from .frame import StreamInfo
@@ -80,6 +80,8 @@ def open_job(
     _check(source, target, options)
     encoding = options.encoding(target.suffix)
     options = replace(options, is_y4m=str(target) == "-" and options.pipe_format == "y4m")
+    if not options.is_y4m:
+        check_encoder(encoding)
     direct = str(target) == "-" or str(source) == "-" or encoding.codec == "gif"
     opened = _open_direct if direct else _open_segmented
     with opened(source, target, options, encoding, engines, on_progress or (lambda progress: None)) as job:

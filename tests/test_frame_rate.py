@@ -101,7 +101,13 @@ def test_codecs(
         ({"crf": 99}, ValueError, "crf must be"),
         ({"encoder": "h264_abacus"}, EngineError, "encoder must be"),
         ({"encoder": "h264_nvenc"}, EngineError, "encoder must be"),
-        ({"preset": "warp"}, EngineError, "encoder must be"),
+        ({"encoder": "aac"}, EngineError, "encoder must be one for video"),
+        ({"preset": "warp"}, ValueError, "preset must be one that libx264 takes, got warp"),
+        ({"codec": "hevc", "crf": 60}, ValueError, "crf must be one that libx265 takes, got 60"),
+        ({"codec": "hevc", "crf": 60, "preset": "warp"}, ValueError, "preset and crf must be"),
+        ({"codec": "av1", "preset": "slow"}, ValueError, "preset must be one that libsvtav1 takes"),
+        ({"encoder": "mpeg4", "crf": 2}, ValueError, "crf must be left out for the encoder mpeg4"),
+        ({"encoder": "mpeg4", "preset": "fast"}, ValueError, "preset must be left out for the encoder mpeg4"),
         ({"decoder": "abacus"}, SourceError, "decoder must be"),
     ],
 )
@@ -112,6 +118,18 @@ def test_impossible_codings_are_named(
     with pytest.raises(error, match=words):
         stylize_video(make_clip(), tmp_path / "out.mp4", style=identity_artifact.path, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_quality_of_prores(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
+    clip, sizes = make_clip(), []
+    for crf in (1, 10, 40):
+        out = tmp_path / f"{crf}.mov"
+        stylize_video(clip, out, style=identity_artifact.path, codec="prores", crf=crf)
+        sizes.append(out.stat().st_size)
+    assert sizes[0] > sizes[1] > sizes[2]
+    for wrong in ({"crf": 0}, {"crf": 10, "encoder": "prores_aw"}):
+        with pytest.raises(ValueError, match="crf must be"):
+            stylize_video(clip, tmp_path / "x.mov", style=identity_artifact.path, codec="prores", **wrong)
 
 
 def test_a_named_decoder_is_used(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
