@@ -106,6 +106,10 @@ NUMBER = r"\s*([0-9]{1,12}(\.[0-9]{0,30})?|\.[0-9]{1,30})(e[+-]?[0-9]{1,2})?\s*"
 """As floats are written; bounded, because a `Fraction` of 1e999999999 takes all memory."""
 
 
+MAX_RATE_DENOMINATOR = 100_000
+"""Of every rate in use; FFmpeg holds both parts of one in 32 bits."""
+
+
 def parse_time(text: str) -> Fraction:
     """Seconds of "75", "1:15", "1:02:03.5".
 
@@ -122,12 +126,15 @@ def parse_time(text: str) -> Fraction:
 
 
 def parse_fps(text: str) -> Fraction:
-    """Frames per second of "24", "23.976" or "30000/1001".
+    """Frames per second of "24", "23.976" or "30000/1001"; decimals that go on forever become the rate that was meant.
 
     >>> parse_fps("30000/1001")
+    Fraction(30000, 1001)
+    >>> parse_fps("29.97002997")
     Fraction(30000, 1001)
     """
     parts = text.split("/")
     if len(parts) > 2 or not all(re.fullmatch(NUMBER, part) for part in parts) or not Fraction(parts[-1]):
         raise ValueError(f"fps must be a number like 24 or 30000/1001, got {text[:50]!r}")
-    return Fraction(parts[0]) / (Fraction(parts[1]) if len(parts) == 2 else 1)
+    rate = Fraction(parts[0]) / (Fraction(parts[1]) if len(parts) == 2 else 1)
+    return rate.limit_denominator(MAX_RATE_DENOMINATOR)

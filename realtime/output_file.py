@@ -97,7 +97,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise SinkError(f"output must end in one of {', '.join(CONTAINERS)}, got {path.name}")
     if path.is_dir():
         raise SinkError(f"output must be a file, got the folder {path}")
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:  # a link that leads nowhere is in the way as well
         raise SinkError(f"output must not exist yet, got {path}; --overwrite replaces it")
     folder = path.parent
     if not folder.is_dir():

@@ -136,7 +136,7 @@ def check_picture_target(path: Path, *, overwrite: bool) -> None:
     """Refuse a target that cannot be written, before any work is done."""
     if path.suffix.lower() not in WRITABLE:
         raise SinkError(f"output must end in one of {', '.join(WRITABLE)}, got {path.name}")
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise SinkError(f"output must not exist yet, got {path}; --overwrite replaces it")
 
 

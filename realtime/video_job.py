@@ -220,12 +220,13 @@ class _SegmentedJob:
 
 
 def default_output(source: str | Path, style: str, *, folder: Path | None = None) -> Path:
-    """`in.mosaic.mp4` beside the input or in a folder; standard output for standard input."""
+    """`in.mosaic.mp4` beside the input or in a folder; for standard input standard output, or a file in the folder."""
     if str(source) == "-":
-        return Path("-")
-    name = Path(str(source).partition("?")[0])
+        return Path("-") if folder is None else folder / f"stdin.{style}{DEFAULT_SUFFIX}"
+    is_url = "://" in str(source)
+    name = Path(str(source).partition("?")[0] if is_url else source)
     suffix = name.suffix.lower() if name.suffix.lower() in KEPT_SUFFIXES else DEFAULT_SUFFIX
-    beside = Path() if "://" in str(source) else name.parent
+    beside = Path() if is_url else name.parent
     return (folder or beside) / f"{name.stem}.{style}{suffix}"
 
 

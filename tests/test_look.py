@@ -13,7 +13,7 @@ from impasto.realtime.engine import EngineInfo
 from impasto.realtime.errors import ArtifactError
 from impasto.realtime.frame import Frame
 from impasto.realtime.look import AtSegments, FilmStylizer, load_timeline, parse_blend, plain_look, run_up_of
-from impasto.realtime.options import parse_time
+from impasto.realtime.options import parse_fps, parse_time
 from impasto.realtime.source_file import VideoFile
 from impasto.realtime.video import stylize_video, stylized_frames
 
@@ -145,6 +145,20 @@ def test_times_are_exact(text: str, seconds: Fraction) -> None:
 def test_impossible_times_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="a time must be"):
         parse_time(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("24", Fraction(24)),
+        ("23.976", Fraction(2997, 125)),
+        ("23.976023976023978", Fraction(24_000, 1001)),
+        ("29.97002997", Fraction(30_000, 1001)),
+        ("30000/1001", Fraction(30_000, 1001)),
+    ],
+)
+def test_rates_are_those_that_were_meant(text: str, rate: Fraction) -> None:
+    assert parse_fps(text) == rate
 
 
 def test_a_timeline_on_a_real_file(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:

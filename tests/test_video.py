@@ -1,6 +1,7 @@
 """`stylize_video` from file to file: sound bit for bit, every timestamp, names, and what happens when it fails."""
 
 import os
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -125,6 +126,21 @@ def test_an_existing_output_is_refused(make_clip: MakeClip, identity_artifact: A
     assert (tmp_path / "out.mp4").read_text() == "mine"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right of their own there")
+def test_a_link_that_leads_nowhere_is_refused_before_any_work(
+    make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path
+) -> None:
+    (tmp_path / "out.mp4").symlink_to(tmp_path / "gone.mp4")
+
+    def too_late(progress: Progress) -> None:
+        raise AssertionError
+
+    with pytest.raises(SinkError, match="--overwrite"):
+        stylize_video(make_clip(), tmp_path / "out.mp4", style=identity_artifact.path, on_progress=too_late)
+    stylize_video(make_clip(), tmp_path / "out.mp4", style=identity_artifact.path, overwrite=True)
+    assert not (tmp_path / "out.mp4").is_symlink()
+
+
 def test_an_output_onto_the_input_is_refused(make_clip: MakeClip, identity_artifact: Artifact) -> None:
     clip = make_clip()
     before = clip.read_bytes()
@@ -140,10 +156,17 @@ def test_an_output_onto_the_input_is_refused(make_clip: MakeClip, identity_artif
         ("a/in.mkv", "a/in.mosaic.mkv"),
         ("in.avi", "in.mosaic.mp4"),
         ("in.webm", "in.mosaic.mp4"),
+        ("a?b.mkv", "a?b.mosaic.mkv"),
+        ("https://example.org/in.mkv?quality=high", "in.mosaic.mkv"),
+        ("-", "-"),
     ],
 )
 def test_default_output_is_beside_the_input(source: str, expected: str) -> None:
     assert default_output(source, "mosaic") == Path(expected)
+
+
+def test_standard_input_becomes_a_file_in_a_folder() -> None:
+    assert default_output("-", "mosaic", folder=Path("fold")) == Path("fold/stdin.mosaic.mp4")
 
 
 def test_real_clips_keep_times_and_sound(shared_data: Path, identity_artifact: Artifact, tmp_path: Path) -> None:
