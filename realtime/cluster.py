@@ -28,7 +28,7 @@ from .segments import Job, Segment, SegmentWriter, join, open_job_folder
 from .verify import read_film
 from .video_engines import Engines
 from .video_frames import copier_for, open_frames, probe_video, step_for
-from .video_job import identity_of
+from .video_job import goes_on, identity_of
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def stylize_on_cluster(
         plan = _plan(source, options, engines, options.encoding(target.suffix))
         identity = identity_of(source, options, engines)
         with open_job_folder(
-            target, identity, plan.time_base, resume=options.resume, overwrite=options.overwrite
+            target, identity, plan.time_base, resume=goes_on(target, identity, options), overwrite=options.overwrite
         ) as job:
             before = job.frames
             for _ in _paint_segments(ray, plan, job, engine=str(engines.info)):

@@ -1,6 +1,7 @@
 """One video on its way through a style: in closed segments that can be resumed, or straight into a pipe."""
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -116,9 +117,10 @@ def _open_segmented(
     if options.resume and (before := recorded_identity(target)) is not None:
         engines.pin(before["engine"])
     identity = identity_of(source, options, engines)
+    resume = goes_on(target, identity, options)
     with ExitStack() as stack:
         segments = stack.enter_context(
-            open_job_folder(target, identity, probe.time_base, resume=options.resume, overwrite=options.overwrite)
+            open_job_folder(target, identity, probe.time_base, resume=resume, overwrite=options.overwrite)
         )
         video, frames = stack.enter_context(open_frames(source, options, after=segments.last_pts))
         info = frames.info
@@ -245,6 +247,17 @@ def identity_of(source: str | Path, options: VideoOptions, engines: Engines) -> 
         "libraries": {name: ".".join(map(str, version)) for name, version in av.library_versions.items()},
         **{name: _plain(getattr(options, name)) for name in shaping},
     }
+
+
+def goes_on(target: Path, identity: dict[str, Any], options: VideoOptions) -> bool:
+    """Whether to go on with what an earlier run left; with `overwrite` only if it is this very job."""
+    if not (options.resume and options.overwrite):
+        return options.resume
+    before = recorded_identity(target)
+    if before is not None and before != json.loads(json.dumps(identity)):
+        logger.warning("what was begun of %s is of another input, style or setting: starting anew", target)
+        return False
+    return before is not None
 
 
 def fingerprint(path: Path) -> str:

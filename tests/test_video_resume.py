@@ -146,6 +146,26 @@ def test_overwrite_starts_anew(stopped: Path, clip: Path, identity_artifact: Art
     assert os.listdir(stopped.parent) == ["out.mp4"]
 
 
+def test_resume_and_overwrite_go_on_where_they_can(
+    stopped: Path, clip: Path, identity_artifact: Artifact, caplog: pytest.LogCaptureFixture
+) -> None:
+    both = {"style": identity_artifact.path, "segment_frames": 20, "resume": True, "overwrite": True}
+    assert stylize_video(clip, stopped, **both).frames_out == 100
+    assert stylize_video(clip, stopped, **both).frames_out == 160
+    assert "starting anew" not in caplog.text
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["another setting", "damaged"])
+def test_resume_and_overwrite_start_anew_where_they_must(
+    stopped: Path, clip: Path, identity_artifact: Artifact, caplog: pytest.LogCaptureFixture, damaged: bool
+) -> None:
+    if damaged:
+        (job_folder(stopped) / MANIFEST).write_text("{")
+    both = {"style": identity_artifact.path, "segment_frames": 20, "resume": True, "overwrite": True}
+    assert stylize_video(clip, stopped, crf=18 if damaged else 30, **both).frames_out == 160
+    assert ("starting anew" in caplog.text) is not damaged
+
+
 def test_a_damaged_manifest_is_one_clear_line(stopped: Path, clip: Path, identity_artifact: Artifact) -> None:
     (job_folder(stopped) / MANIFEST).write_text('{"version": 1, "ident')
     with pytest.raises(SinkError, match="manifest"):
