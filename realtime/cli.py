@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from .cli_common import errors_as_exit_codes
+from .cli_common import errors_as_exit_codes, print_any_name
 
 COMMANDS: dict[str, str] = {
     "video": "impasto.realtime.cli_video:app",
@@ -57,16 +57,19 @@ def _root() -> None:
 
 def main() -> None:
     """Entry point of `impasto`."""
+    print_any_name()
     get_command(app)(prog_name="impasto")
 
 
 def stylize_video() -> None:
     """Entry point of `stylize-video`, the same command as `impasto video`."""
+    print_any_name()
     _load("video")(prog_name="stylize-video")
 
 
 def stylize_webcam() -> None:
     """Entry point of `stylize-webcam`, the same command as `impasto webcam`."""
+    print_any_name()
     _load("webcam")(prog_name="stylize-webcam")
 
 

@@ -1,5 +1,6 @@
 """What every command shares: one line for an error, and the exit code that goes with it. Light to import."""
 
+import io
 import logging
 import os
 import sys
@@ -48,7 +49,12 @@ def exit_code_of(error: BaseException) -> int:
 def errors_as_exit_codes() -> Iterator[None]:
     """Turn what a command may raise into one line and an exit code; IMPASTO_DEBUG=1 shows the traceback."""
     try:
-        yield
+        try:
+            yield
+        except typer.Exit:
+            _flush()
+            raise
+        _flush()
     except KeyboardInterrupt:
         fail("interrupted")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -63,8 +69,35 @@ def errors_as_exit_codes() -> Iterator[None]:
         # click's own usage errors carry an exit code and know how to show themselves.
         if os.environ.get("IMPASTO_DEBUG") or hasattr(exc, "exit_code"):
             raise
+        if isinstance(exc, OSError) and (failure := _output_failure()) is not None:
+            if not isinstance(failure, BrokenPipeError):  # a reader that has left, as `head` does, needs no word
+                fail(f"standard output cannot be written: {failure.strerror}")
+            raise typer.Exit(EXIT_SINK) from exc
         fail(f"internal error, {type(exc).__name__}: {exc}; IMPASTO_DEBUG=1 shows where. Please report it.")
         raise typer.Exit(1) from exc
+
+
+def _flush() -> None:
+    """What was printed goes out here, where a failure can still be answered."""
+    print(end="", flush=True)
+
+
+def _output_failure() -> OSError | None:
+    """Why standard output takes nothing any more, if so; what is still printed then goes nowhere."""
+    try:
+        print(flush=True)
+    except OSError as exc:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return exc
+    return None
+
+
+def print_any_name() -> None:
+    """Let standard output show names of files that are no text in its encoding, with escapes, rather than fail."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

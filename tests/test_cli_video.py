@@ -174,6 +174,35 @@ def test_ctrl_c_on_a_cluster_says_how_to_go_on(
     assert "--resume" in done.output
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="readers that leave are seen otherwise elsewhere")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("other", ["same", "different"])
+def test_a_reader_that_leaves_ends_it_without_a_word(make_clip: MakeClip, other: str, unbuffered: str) -> None:
+    clip = make_clip()
+    result = clip if other == "same" else make_clip(times=[0, 512])
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = [sys.executable, "-c", "from impasto.realtime.cli import main; main()", "verify", str(clip), str(result)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(run, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=300, env=environment)
+    assert (done.returncode, done.stderr) == (6, "")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(run, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300, env=environment)
+    assert (done.returncode, done.stderr) == (6, "error: standard output cannot be written: No space left on device\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text elsewhere")
+def test_a_name_that_is_no_text_is_printed_with_escapes(
+    make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path
+) -> None:
+    clip = tmp_path / os.fsdecode(b"nul\xff.mp4")
+    clip.write_bytes(make_clip().read_bytes())
+    done = stylize(clip, "--style", identity_artifact.path, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"})
+    assert done.returncode == 0, done.stderr
+    assert "nul\\udcff.identity.mp4: 12 frames" in done.stdout
+
+
 def test_help_is_quick() -> None:
     """DESIGN section 8: below 0.3 s; twice that here, for a busy test machine."""
 
