@@ -42,6 +42,7 @@ class Engines:
         """`paths` says where the look's artifacts lie, if not where `find_artifact` looks."""
         self.look = look_of(options)
         self._palette: Palette | None = None
+        has_painting = paths is not None
         self.artifacts: dict[str, Artifact]
         if paths is not None:
             self.look = _look_with(self.look, paths)
@@ -50,6 +51,7 @@ class Engines:
             resolved = resolve(
                 self.look, lambda style: load_style(find_artifact(style, options.tier)), scale=options.style_scale
             )
+            has_painting = True
             self.look, self._palette, self.artifacts = resolved.look, resolved.palette, dict(resolved.artifacts)
         else:
             self.artifacts = {style: load_style(find_artifact(style, options.tier)) for style in self.look.styles}
@@ -62,8 +64,11 @@ class Engines:
                 self.artifacts[key] = load_style(paths[key])
             else:
                 made = style_file(option.style, scale=options.style_scale)
+                has_painting = has_painting or made is not None
                 self.artifacts[key] = load_style(made or find_artifact(option.style, options.tier))
             self._regions.append(Region.read(option, key))
+        if options.style_scale != 1.0 and not has_painting:
+            logger.warning("--style-scale does nothing: no style here is a painting")
         self._options = options
         self._engines: dict[str, Engine] = {}
         self._fit: _Fit | None = None

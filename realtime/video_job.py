@@ -84,6 +84,7 @@ def open_job(
     if not options.is_y4m:
         check_encoder(encoding)
     direct = str(target) == "-" or str(source) == "-" or encoding.codec == "gif"
+    _say_what_does_nothing(target, options, direct=direct)
     opened = _open_direct if direct else _open_segmented
     with opened(source, target, options, encoding, engines, on_progress or (lambda progress: None)) as job:
         yield job
@@ -286,8 +287,17 @@ def _check(source: str | Path, target: Path, options: VideoOptions) -> None:
         return
     if target.exists() and Path(source).exists() and target.samefile(source):
         raise SinkError(f"output must not be the input itself, got {target}")
+    if options.resume and options.encoding(target.suffix).codec == "gif":
+        raise ValueError("resume must be left out for GIF, got --resume: it is painted in one piece")
     if options.resume and recorded_identity(target) is None:
         logger.info("nothing to resume for %s, starting at the beginning", target)
+
+
+def _say_what_does_nothing(target: Path, options: VideoOptions, *, direct: bool) -> None:
+    if direct and options.keep_partial:
+        logger.warning("--keep-partial does nothing for pipes and GIF: they are painted in one piece")
+    if str(target) != "-" and options.pipe_format != VideoOptions.pipe_format:
+        logger.warning("--format is for standard output: %s is written as its suffix says", target)
 
 
 def _report_damage(video: VideoFile, report: Report) -> Report:

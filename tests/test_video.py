@@ -150,6 +150,29 @@ def test_an_output_onto_the_input_is_refused(make_clip: MakeClip, identity_artif
 
 
 @pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("out.mp4", {"pipe_format": "y4m"}, "--format is for standard output"),
+        ("out.mp4", {"style_scale": 2.0}, "--style-scale does nothing"),
+        ("out.gif", {"keep_partial": True}, "--keep-partial does nothing"),
+        ("out.mp4", {"keep_partial": True}, ""),
+    ],
+)
+def test_what_does_nothing_is_said(
+    make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    name: str, options: dict[str, object], words: str,
+) -> None:  # fmt: skip
+    stylize_video(make_clip(), tmp_path / name, style=identity_artifact.path, **options)
+    assert words in caplog.text
+    assert len(caplog.records) == bool(words)
+
+
+def test_a_gif_cannot_be_resumed(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="resume must be left out for GIF"):
+        stylize_video(make_clip(), tmp_path / "out.gif", style=identity_artifact.path, resume=True)
+
+
+@pytest.mark.parametrize(
     ("source", "expected"),
     [
         ("a/in.mp4", "a/in.mosaic.mp4"),
