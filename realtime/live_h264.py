@@ -4,6 +4,7 @@ import errno
 from collections.abc import Mapping
 from fractions import Fraction
 
+import av
 from av.container import OutputContainer
 from av.video.frame import PictureType, VideoFrame
 
@@ -74,4 +75,4 @@ def reason_of(exc: Exception) -> str:
     """Why an output failed, in the system's words, to be put behind ours."""
     if isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
         return "the disk is full"
-    return ((exc.strerror if isinstance(exc, OSError) else None) or str(exc)).lower()
+    return ((exc.strerror if isinstance(exc, OSError | av.FFmpegError) else None) or str(exc)).lower()

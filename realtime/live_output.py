@@ -101,7 +101,7 @@ class LiveOutput:
         self._retry_seconds = tuple(retry_seconds)
         self._on_change = on_change
         self._state: OutputState = "waiting"
-        self._message = ""
+        self._message = self._warning = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"impasto-out-{name}", daemon=True)
         self._thread.start()
@@ -112,6 +112,12 @@ class LiveOutput:
 
     def watched(self) -> bool:
         return self._state != "failed" and self._watched()
+
+    def warn(self, message: str) -> None:
+        """Tell of something that the sink goes on in spite of; may be called from any thread."""
+        self._warning = message
+        if self._state == "running":
+            self._tell("running", message)
 
     def close(self, *, timeout_seconds: float = 5.0) -> None:
         """Let the sink finish; one that does not within the time is left behind (its thread is a daemon)."""
@@ -150,8 +156,11 @@ class LiveOutput:
     def _serve(self, first: Painting) -> None:
         height, width, _ = first.frame.data.shape
         info = StreamInfo(width=width, height=height, frame_rate=self._frame_rate, live=True)
+        self._warning = ""
         with self._open_sink(info) as sink:
             self._tell("running", "")
+            if self._warning:  # it came while the sink was being opened
+                self._tell("running", self._warning)
             painting: Painting | None = first
             while not self._stop.is_set():
                 if painting is not None:

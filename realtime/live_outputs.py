@@ -69,13 +69,15 @@ def recording_output(options: LiveOptions, path: Path, *, frame_rate: Fraction, 
     from .sink_record import Recording
 
     name = options.microphone
-    return LiveOutput(
+    output = LiveOutput(
         RECORDING,
         lambda info: Recording(
-            path, info, overwrite=options.overwrite, microphone=Microphone(name) if name else None
+            path, info, overwrite=options.overwrite, microphone=Microphone(name) if name else None,
+            on_warning=output.warn,
         ),
         frame_rate=frame_rate, begin_with_card=False, on_change=on_change,
     )  # fmt: skip
+    return output
 
 
 @contextmanager

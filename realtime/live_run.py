@@ -208,9 +208,9 @@ class LiveRun:
             controls.start_recording(self._options.record)
 
     def _output_changed(self, status: OutputStatus) -> None:
-        if status.state in ("failed", "retrying"):
+        if status.message:
             self._say(_named(status))
-        if status.state == "running":
+        elif status.state == "running":
             self._say(f"{status.name}: running")
         if status.state == "failed" and not status.latency.count:
             if status.name == VIRTUAL_CAMERA:

@@ -7,6 +7,7 @@ every fragment stands on its own, and a clean end turns the whole into a plain M
 import logging
 import threading
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +18,10 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
-from .errors import SinkError
+from .errors import SinkError, SourceError
 from .frame import Frame, StreamInfo
 from .live_h264 import LiveH264, reason_of
-from .microphone import Microphone
+from .microphone import SAMPLE_RATE, SAMPLES, Microphone
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +31,14 @@ FRAGMENT_MICROSECONDS = 400_000
 """A fragment is safe once the next one begins; with two of them open at most 0.8 s are at risk."""
 LEAST_FREE_BYTES = 64 * 2**20
 """Less free space than this at the start is refused: it would end within seconds."""
-OPTIONS = {
+COMMON_OPTIONS = {
+    "flush_packets": "1",
+    # Microseconds that pictures wait for the sound that belongs beside them; 10 s unless told otherwise.
+    "max_interleave_delta": "200000",
+}
+OPTIONS = COMMON_OPTIONS | {
     "movflags": "hybrid_fragmented+frag_keyframe",
     "frag_duration": str(FRAGMENT_MICROSECONDS),
-    "flush_packets": "1",
 }
 ENCODER_OPTIONS = {"crf": "20"}
 
@@ -42,7 +47,13 @@ class Recording:
     """A sink that writes H.264 (and AAC if a microphone is given) in real time to a crash-safe MP4 or MOV."""
 
     def __init__(
-        self, path: Path, info: StreamInfo, *, overwrite: bool = False, microphone: Microphone | None = None
+        self,
+        path: Path,
+        info: StreamInfo,
+        *,
+        overwrite: bool = False,
+        microphone: Microphone | None = None,
+        on_warning: Callable[[str], None] = lambda message: None,
     ) -> None:
         """
         Args:
@@ -51,15 +62,23 @@ class Recording:
             info: of the frames to come; odd edges lose their last row or column, which H.264 cannot hold.
             overwrite: whether an existing file may be replaced.
             microphone: where sound comes from; started and stopped by this sink.
+            on_warning: gets a line when the sound ends before the recording; called from the microphone's thread.
         """
         check_recording(path, overwrite=overwrite)
         self._path = path
         self._info = info
         self._microphone = microphone
+        self._on_warning = on_warning
+        self._sound_end = 0
         self._lock = threading.Lock()
         self._failure: SinkError | None = None
 
     def __enter__(self) -> Self:
+        try:
+            if self._microphone is not None:
+                self._microphone.open()  # first: one that fails must leave no file behind
+        except SourceError as exc:
+            raise SinkError(str(exc)) from exc
         try:
             self._container = self._open_container()
             self._video = LiveH264(
@@ -67,10 +86,12 @@ class Recording:
             )
             self._audio = self._add_audio() if self._microphone is not None else None
             self._container.start_encoding()
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, av.FFmpegError) as exc:
+            if self._microphone is not None:
+                self._microphone.stop()
             raise SinkError(f"{self._path} cannot be written: {reason_of(exc)}") from exc
         if self._microphone is not None:
-            self._microphone.start(self._hear)
+            self._microphone.start(self._hear, self._sound_ended)
         return self
 
     def write(self, frame: Frame) -> None:
@@ -92,17 +113,19 @@ class Recording:
                     for stream in (self._video.stream, self._audio):
                         if stream is not None:
                             self._container.mux(stream.encode(None))
-        except OSError as exc:
+        except (OSError, av.FFmpegError) as exc:
             raise SinkError(f"{self._path} could not be finished: {reason_of(exc)}; what is there plays") from exc
         finally:
             try:
                 self._container.close()
-            except OSError as exc:  # a full disk: the fragments that were written stay readable
+            except (OSError, av.FFmpegError) as exc:  # a full disk: the fragments that were written stay readable
                 logger.warning("%s could not be completed: %s", self._path, exc)
+        if self._failure is not None and kind is None:  # from the microphone's thread, after the last picture
+            raise self._failure
 
     def _open_container(self) -> OutputContainer:
         form = FORMATS[self._path.suffix.lower()]
-        options = OPTIONS if form != "matroska" else {"flush_packets": "1", "cluster_time_limit": "400"}
+        options = OPTIONS if form != "matroska" else COMMON_OPTIONS | {"cluster_time_limit": "400"}
         return av.open(str(self._path), "w", format=form, container_options=options)
 
     def _add_audio(self) -> AudioStream:
@@ -112,21 +135,25 @@ class Recording:
         """From the microphone's thread: `captured_at` on the monotonic clock, as the frames' pts."""
         if self._video.started is None or self._audio is None or self._failure is not None:
             return
-        seconds = captured_at - float(self._video.started)
-        if seconds < 0:
-            return
-        sound.pts, sound.time_base = round(seconds * 48_000), Fraction(1, 48_000)
+        pts = round((captured_at - float(self._video.started)) * SAMPLE_RATE)
+        if pts < self._sound_end - SAMPLES // 2:
+            return  # before the first picture, or again: the sound card's clock is ahead and was set back
+        sound.pts, sound.time_base = max(pts, self._sound_end), Fraction(1, SAMPLE_RATE)
+        self._sound_end = sound.pts + sound.samples
         try:
             self._mux(self._audio, sound)
         except SinkError as exc:
             self._failure = exc
+
+    def _sound_ended(self, reason: str) -> None:
+        self._on_warning(f"{reason}; recording goes on without sound")
 
     def _mux(self, stream: VideoStream | AudioStream, frame: av.VideoFrame | av.AudioFrame) -> None:
         try:
             with self._lock:
                 packets = stream.encode(frame)  # type: ignore[arg-type]
                 self._container.mux(packets)
-        except OSError as exc:
+        except (OSError, av.FFmpegError) as exc:
             self._failure = SinkError(f"recording to {self._path} stopped: {reason_of(exc)}; what is there plays")
             raise self._failure from exc
 
@@ -155,8 +182,8 @@ def _check_space(path: Path) -> None:
         raise SinkError(f"{path.parent} must have {LEAST_FREE_BYTES >> 20} MB free, got {free >> 20} MB")
 
 
-def recording_name(folder: Path) -> Path:
+def recording_name(folder: Path, suffix: str = ".mp4") -> Path:
     """A name in `folder` that no file has, from the time of day."""
     stem = time.strftime("impasto-%Y-%m-%d-%H-%M-%S")
-    candidates = (folder / f"{stem}{suffix}.mp4" for suffix in ("", *(f"-{n}" for n in range(2, 100))))
+    candidates = (folder / f"{stem}{number}{suffix}" for number in ("", *(f"-{n}" for n in range(2, 100))))
     return next(path for path in candidates if not path.exists())

@@ -101,14 +101,16 @@ def test_a_mistake_is_one_line_and_its_exit_code(
 def test_a_whole_run(environment: dict[str, str], tmp_path: Path) -> None:
     target = tmp_path / "out.mp4"
     done = run(
-        environment, SOURCE, "--style", "small", "--record", str(target), "--port", "0", "--seconds", "3", "--json"
-    )
+        environment, SOURCE, "--style", "small", "--record", str(target), "--microphone", "lavfi:sine=duration=0.5",
+        "--port", "0", "--seconds", "3", "--json",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["painted"] > 10
     assert 0 < report["capture_to_painted"]["p95_ms"] < 2000
     assert report["outputs"]["recording"]["count"] > 10
     assert "panel:        http://127.0.0.1:" in done.stderr
+    assert "recording: the microphone has ended; recording goes on without sound" in done.stderr
     with av.open(str(target)) as container:
         frames = list(container.decode(video=0))
     assert len(frames) >= report["outputs"]["recording"]["count"]

@@ -10,6 +10,7 @@ import sys
 import time
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -17,9 +18,13 @@ import pytest
 
 from impasto.realtime.errors import SinkError
 from impasto.realtime.frame import Frame, StreamInfo
-from impasto.realtime.microphone import Microphone
+from impasto.realtime.live_output import OutputStatus, Painting
+from impasto.realtime.live_outputs import recording_output
+from impasto.realtime.microphone import SAMPLE_RATE, SAMPLES, Microphone, SoundClock
 from impasto.realtime.sink_record import Recording, recording_name
 from impasto.realtime.sink_stream import NetworkStream
+
+from .live_helpers import wait_until
 
 INFO = StreamInfo(161, 97, Fraction(30), live=True)
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the ffmpeg program")
@@ -101,6 +106,102 @@ def test_sound_is_recorded_in_time(tmp_path: Path) -> None:
     wave = np.concatenate([f.to_ndarray()[0] for f in sound])[4800:28_800]
     crossings = np.count_nonzero(np.diff(np.signbit(wave))) / 2 / (len(wave) / 48_000)
     assert crossings == pytest.approx(440, rel=0.02)
+
+
+class FakeMicrophone:
+    """Sound comes when the test says so."""
+
+    def open(self) -> None: ...
+
+    def start(self, hear, on_end) -> None:
+        self.hear, self.on_end = hear, on_end
+
+    def stop(self) -> None: ...
+
+    def send(self, captured_at: float) -> None:
+        sound = av.AudioFrame.from_ndarray(np.full((2, SAMPLES), 0.1, np.float32), format="fltp", layout="stereo")
+        sound.sample_rate = SAMPLE_RATE
+        self.hear(sound, captured_at)
+
+
+def seconds_of(path: Path, kind: str) -> float:
+    """When the last packet of a stream ends, in a file that may have been cut off."""
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(container.streams.get({kind: 0})[0]) if p.pts is not None]
+    return max(float((p.pts + (p.duration or 0)) * p.time_base) for p in packets)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_sound_that_is_set_back_in_time_goes_on(tmp_path: Path, suffix: str) -> None:
+    path, microphone = tmp_path / f"out{suffix}", FakeMicrophone()
+    with Recording(path, INFO, microphone=microphone) as recording:
+        heard = 0.0
+        for frame in pictures(90):
+            recording.write(frame)
+            while heard < frame.pts:
+                microphone.send(heard - (0.15 if heard > 1 else 0))
+                heard += SAMPLES / SAMPLE_RATE
+    assert seconds_of(path, "video") == pytest.approx(3.0, abs=0.05)
+    assert seconds_of(path, "audio") == pytest.approx(2.85, abs=0.08)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_crash_after_the_sound_has_ended_costs_no_more_than_a_second(tmp_path: Path, suffix: str) -> None:
+    path, microphone = tmp_path / f"out{suffix}", FakeMicrophone()
+    with Recording(path, INFO, microphone=microphone) as recording:
+        for frame in pictures(180):
+            recording.write(frame)
+            if frame.pts < 1:
+                microphone.send(float(frame.pts))
+        crashed = tmp_path / f"crashed{suffix}"
+        shutil.copy(path, crashed)
+    assert readable_frames(crashed) >= 150
+
+
+def test_the_end_of_the_sound_is_told_while_the_recording_goes_on(tmp_path: Path) -> None:
+    told: list[OutputStatus] = []
+    options = SimpleNamespace(microphone="lavfi:sine=duration=0.1", overwrite=False)
+    output = recording_output(options, tmp_path / "out.mp4", frame_rate=Fraction(30), on_change=told.append)
+    output.slot.put(Painting(next(pictures(1, start=time.monotonic())), None, card=False))
+    wait_until(lambda: output.status.message)
+    output.close()
+    words = "the microphone has ended; recording goes on without sound"
+    assert [(s.state, s.message) for s in told][-2:] == [("running", words), ("closed", "")]
+
+
+def test_a_microphone_that_does_not_open_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    with pytest.raises(SinkError, match=r"^microphone must be one that can be opened, got 'lavfi:nosuch': [^\[]*$"):
+        with Recording(path, INFO, microphone=Microphone("lavfi:nosuch")):
+            pass
+    assert not path.exists()
+
+
+PIECE = SAMPLES / SAMPLE_RATE
+
+
+def test_sound_that_was_held_up_keeps_its_time() -> None:
+    clock = SoundClock()
+    for n in range(300):
+        arrived = 50 + (n + 1) * PIECE
+        arrived = 53.4 if 53.0 < arrived < 53.4 else arrived  # a disk that stood still: then all at once
+        assert clock.captured_at(arrived, SAMPLES) == pytest.approx(50 + n * PIECE)
+
+
+@pytest.mark.parametrize("speed", [1.02, 0.98])
+def test_a_sound_card_with_another_clock_does_not_drift_away(speed: float) -> None:
+    clock = SoundClock()
+    late = [clock.captured_at(n * PIECE / speed, SAMPLES) - (n - 1) * PIECE / speed for n in range(1, 2000)]
+    assert max(map(abs, late)) < 0.15
+
+
+def test_sound_goes_on_in_time_after_some_was_lost() -> None:
+    clock = SoundClock()
+    for n in range(100):
+        clock.captured_at(n * PIECE, SAMPLES)
+    late = [clock.captured_at(2.0 + n * PIECE, SAMPLES) - (2.0 + (n - 1) * PIECE) for n in range(100, 200)]
+    assert late[0] == pytest.approx(-2.0)
+    assert late[-1] == pytest.approx(0.0, abs=0.01)
 
 
 WRITE_FOR_EVER = """
@@ -200,6 +301,9 @@ def test_a_recording_refuses(tmp_path: Path) -> None:
     first = recording_name(tmp_path)
     first.touch()
     assert recording_name(tmp_path) != first
+    picture = recording_name(tmp_path, ".png")
+    picture.touch()
+    assert recording_name(tmp_path, ".png") != picture
 
 
 def free_port() -> int:
