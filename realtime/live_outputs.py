@@ -37,7 +37,7 @@ def named_outputs(
         on_key: gets keys that are pressed in the window.
         on_closed: called when the window is closed or the reader of standard output goes away.
     """
-    from .sink_stream import PipeStream
+    from .sink_stream import PipeStream, check_push
     from .sink_virtualcam import VirtualCamera
     from .sink_window import PreviewWindow
 
@@ -56,9 +56,13 @@ def named_outputs(
     if options.stdout:
         pipe: OpenSink = lambda info: PipeStream(info, on_closed=on_closed)  # noqa: E731
         yield LiveOutput("stdout", pipe, frame_rate=frame_rate, on_change=on_change)
+    names: list[str] = []
     for url in options.push:
+        scheme = check_push(url)
+        names.append(f"push {scheme}")
+        number = names.count(names[-1])
         yield LiveOutput(
-            f"push {url.partition('://')[0]}", _pusher(url, options.bitrate),
+            names[-1] if number == 1 else f"{names[-1]} {number}", _pusher(url, options.bitrate),
             frame_rate=frame_rate, on_change=on_change, retry_seconds=RECONNECT_SECONDS,
         )  # fmt: skip
 

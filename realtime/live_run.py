@@ -30,6 +30,7 @@ from .live_outputs import RECORDING, VIRTUAL_CAMERA, named_outputs, open_panel, 
 from .live_settings import LiveSettings, load_preset
 from .live_styles import StyleShelf
 from .paintings import style_file
+from .sink_stream import check_push
 from .sink_virtualcam import REMEDY
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class LiveRun:
         """The report, and whether Ctrl-C ended it; raises what went wrong at the start."""
         options = self._options
         keep_heap_together()
+        for url in options.push:
+            check_push(url)
         if options.record is not None:
             from .sink_record import check_recording
 

@@ -41,10 +41,8 @@ class NetworkStream:
             info: of the frames to come.
             bitrate_kbps: kilobits per second of the picture.
         """
-        scheme = url.partition("://")[0].lower()
-        if scheme not in FORMAT_OF_SCHEME:
-            raise SinkError(f"push address must begin with one of {', '.join(FORMAT_OF_SCHEME)}, got {scheme!r}")
-        self._url, self._scheme = url, scheme
+        self._scheme = check_push(url)
+        self._url = self._scheme + url[len(self._scheme) :]  # FFmpeg knows small letters only
         self._info = info
         self._bitrate_kbps = bitrate_kbps
         self._program: subprocess.Popen[bytes] | None = None
@@ -58,7 +56,7 @@ class NetworkStream:
                 bits_per_second=self._bitrate_kbps * 1000,
             )  # fmt: skip
             self._container.start_encoding()
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, av.FFmpegError) as exc:
             self._end_program()
             raise SinkError(f"{_public(self._url)} cannot be reached: {reason_of(exc)}") from exc
         return self
@@ -72,7 +70,7 @@ class NetworkStream:
             raise SinkError(f"{_public(self._url)} cannot be reached or was lost: the ffmpeg program has ended")
         try:
             self._container.mux(self._video.stream.encode(picture))
-        except OSError as exc:
+        except (OSError, ValueError, av.FFmpegError) as exc:
             raise SinkError(f"{_public(self._url)} was lost: {reason_of(exc)}") from exc
 
     def __exit__(
@@ -82,7 +80,7 @@ class NetworkStream:
             if kind is None:
                 self._container.mux(self._video.stream.encode(None))
             self._container.close()
-        except OSError as exc:
+        except (OSError, ValueError, av.FFmpegError) as exc:
             logger.debug("%s did not take the end: %s", _public(self._url), exc)
         self._end_program()
 
@@ -96,12 +94,9 @@ class NetworkStream:
         )
 
     def _start_program(self) -> IO[bytes]:
-        program = shutil.which("ffmpeg")
-        if program is None:
-            raise SinkError(f"{self._scheme}:// needs the ffmpeg program, which was not found; install FFmpeg")
         self._program = subprocess.Popen(
             # NUT says at once what is in it; MPEG-TS would be listened to for seconds first.
-            [program, "-loglevel", "error", "-f", "nut", "-analyzeduration", "0", "-i", "-",
+            ["ffmpeg", "-loglevel", "error", "-f", "nut", "-analyzeduration", "0", "-i", "-",
              "-c", "copy", "-flush_packets", "1", "-f", "mpegts", self._url],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, bufsize=0,
         )  # fmt: skip
@@ -150,7 +145,7 @@ class PipeStream:
         try:
             self._container.mux(self._stream.encode(picture))
             sys.stdout.buffer.flush()
-        except OSError as exc:
+        except (OSError, av.FFmpegError) as exc:
             self._on_closed()
             raise SinkError(f"standard output was closed: {reason_of(exc)}") from exc
 
@@ -159,13 +154,31 @@ class PipeStream:
     ) -> None:
         try:
             self._container.close()
-        except OSError:
+        except (OSError, av.FFmpegError):
             logger.debug("standard output had gone")
+
+
+def check_push(url: str) -> str:
+    """The scheme of an address to push to.
+
+    Raises:
+        SinkError: it has none, or one that nothing here can send to.
+    """
+    scheme, separator, _ = url.partition("://")
+    scheme = scheme.lower()
+    if not separator or scheme not in FORMAT_OF_SCHEME:
+        got = f"{scheme}://" if separator else "no scheme"  # the rest may hold a password or a key
+        raise SinkError(
+            f"push address must begin with one of {', '.join(f'{s}://' for s in FORMAT_OF_SCHEME)}, got {got}"
+        )
+    if scheme in BY_FFMPEG_PROGRAM and shutil.which("ffmpeg") is None:
+        raise SinkError(f"{scheme}:// needs the ffmpeg program, which was not found; install FFmpeg")
+    return scheme
 
 
 def _public(url: str) -> str:
     """The address without password and stream key, for messages."""
-    without_password = re.sub(r"://[^/@]*@", "://", url)
+    without_password = re.sub(r"://[^/?#]*@", "://", url).partition("?")[0]
     if without_password.startswith(("rtmp://", "rtmps://")):
         return without_password.rpartition("/")[0] + "/…"
-    return without_password.partition("?")[0]
+    return without_password

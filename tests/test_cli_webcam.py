@@ -74,6 +74,7 @@ def run(environment: dict[str, str], *arguments: str, timeout: float = 90) -> su
         ([SOURCE, "--device", "cuda"], 5, "NVIDIA"),
         ([SOURCE, "--record", "/no/such/folder/a.mp4"], 6, "/no/such/folder must be a folder"),
         ([SOURCE, "--record", "a.avi"], 6, "error: recording must end in"),
+        ([SOURCE, "--push", "foo.example/live/key"], 6, "error: push address must begin with one of rtmp://"),
         ([SOURCE, "--window"], 6, "needs a display"),
         ([SOURCE, "--virtual-camera-device", "/dev/video63"], 6, "error: virtual camera cannot be opened"),
     ],

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -19,10 +20,10 @@ import pytest
 from impasto.realtime.errors import SinkError
 from impasto.realtime.frame import Frame, StreamInfo
 from impasto.realtime.live_output import OutputStatus, Painting
-from impasto.realtime.live_outputs import recording_output
+from impasto.realtime.live_outputs import named_outputs, recording_output
 from impasto.realtime.microphone import SAMPLE_RATE, SAMPLES, Microphone, SoundClock
 from impasto.realtime.sink_record import Recording, recording_name
-from impasto.realtime.sink_stream import NetworkStream
+from impasto.realtime.sink_stream import NetworkStream, check_push
 
 from .live_helpers import wait_until
 
@@ -367,8 +368,65 @@ def test_an_unreachable_server_is_one_clear_line_without_the_key() -> None:
         with NetworkStream(f"rtmp://127.0.0.1:{free_port()}/live/secret-key", INFO):
             pass
     assert "secret" not in str(caught.value)
-    with pytest.raises(SinkError, match="must begin with one of"):
-        NetworkStream("gopher://x", INFO)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [("gopher://x", "must begin with one of rtmp://, .*, got gopher://$"),
+     ("foo.example/live/secret", "got no scheme$"),
+     ("srt://host:9000", "srt:// needs the ffmpeg program")],
+)  # fmt: skip
+def test_an_address_that_nothing_can_be_pushed_to_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, url: str, words: str
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SinkError, match=words):
+        check_push(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["RTMP://me:p@ss@word@host:1935/live/secret", "rtmps://me:p@ss@host/live/secret?sign=secret/secret"]
+)
+def test_messages_hold_neither_password_nor_key(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    def refuse(address: str, *_: object, **__: object) -> None:
+        assert address.startswith("rtmp")
+        raise av.ProtocolNotFoundError(1330794744, "Protocol not found", address)
+
+    monkeypatch.setattr(av, "open", refuse)
+    with pytest.raises(SinkError) as caught:
+        with NetworkStream(url, INFO):
+            pass
+    assert re.fullmatch(r"rtmps?://host(:1935)?/live/… cannot be reached: protocol not found", str(caught.value))
+
+
+HANG_UP = """
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+caller, _ = server.accept()
+caller.recv(10_000)
+"""
+
+
+def test_a_server_that_hangs_up_at_once_is_a_sink_error() -> None:
+    # In a process of its own: PyAV holds the interpreter's lock while it connects.
+    with subprocess.Popen([sys.executable, "-c", HANG_UP], stdout=subprocess.PIPE) as server:
+        with pytest.raises(SinkError, match=r"cannot be reached: (end of file|connection reset by peer)"):
+            with NetworkStream(f"rtmp://127.0.0.1:{int(server.stdout.readline())}/live/key", INFO):
+                pass
+
+
+def test_streams_of_one_kind_have_names_of_their_own() -> None:
+    options = SimpleNamespace(
+        virtual_camera=False, window=False, stdout=False, bitrate=4000,
+        push=("rtmp://a/live/1", "udp://b:1", "RTMP://c/live/2"),
+    )  # fmt: skip
+    outputs = list(
+        named_outputs(options, frame_rate=Fraction(30), on_change=print, on_key=print, on_closed=lambda: None)
+    )
+    for output in outputs:
+        output.close()
+    assert [output.name for output in outputs] == ["push rtmp", "push udp", "push rtmp 2"]
 
 
 PIPE = """
@@ -389,3 +447,29 @@ def test_standard_output_carries_exact_pictures(tmp_path: Path) -> None:
     frames = read(path)
     assert [int(f.to_ndarray(format="rgb24").mean()) for f in frames] == [0, 40, 80, 120, 160]
     assert [f.time for f in frames] == pytest.approx([n / 30 for n in range(5)], abs=1e-4)
+
+
+PIPE_FOR_EVER = """
+import itertools, sys
+from fractions import Fraction
+import numpy as np
+from impasto.realtime.errors import SinkError
+from impasto.realtime.frame import Frame, StreamInfo
+from impasto.realtime.sink_stream import PipeStream
+try:
+    with PipeStream(StreamInfo(33, 21, Fraction(30)), on_closed=lambda: print("closed", file=sys.stderr)) as pipe:
+        for n in itertools.count():
+            pipe.write(Frame(np.zeros((21, 33, 3), np.uint8), Fraction(n, 30)))
+except SinkError as exc:
+    print(exc, file=sys.stderr)
+"""
+
+
+def test_a_reader_of_standard_output_that_goes_away_is_one_clear_line() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PIPE_FOR_EVER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.buffer.read(5000)
+        process.stdout.close()
+        said = process.stderr.read().splitlines()
+    assert said[:2] == ["closed", "standard output was closed: broken pipe"]
