@@ -165,7 +165,8 @@ def _request(kind: InputKind, address: str, label: str, asked: dict[str, object]
 
 
 def _without_password(url: str) -> str:
-    return re.sub(r"://[^/@]*@", "://", url)
+    # Up to the last @, as FFmpeg reads it; many cameras take a password behind the question mark instead.
+    return re.sub(r"://[^/?#]*@", "://", url).partition("?")[0]
 
 
 def _camera_request(text: str, asked: dict[str, object]) -> CaptureRequest:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+import av
 import numpy as np
 
 from .camera import CaptureFault, CaptureRequest, fault_of_errno
@@ -109,7 +110,7 @@ def main() -> None:
         fault = exc.fault
     except BrokenPipeError:
         return
-    except (OSError, SourceError, ValueError) as exc:
+    except (OSError, SourceError, ValueError, av.FFmpegError) as exc:
         fault = _fault_of(exc, live)
     except Exception as exc:  # the process boundary: the parent must learn of anything at all in words
         fault = CaptureFault("failed", f"{type(exc).__name__}: {exc}")
@@ -117,7 +118,9 @@ def main() -> None:
 
 
 def _fault_of(exc: Exception, live: bool) -> CaptureFault:
-    # FFmpeg's errors carry a code whichever built-in they derive from.
+    if isinstance(exc, av.ExitError):  # how FFmpeg puts it that the timeout is over
+        return CaptureFault("frozen" if live else "unreachable", "no answer in time")
+    # FFmpeg's errors carry a code whichever built-in they derive from. Their str() holds the address and its password.
     code, words = getattr(exc, "errno", None), getattr(exc, "strerror", None)
     return CaptureFault(fault_of_errno(code, was_live=live), (words or str(exc)).lower())
 
@@ -174,22 +177,20 @@ class _Pacer:
 
 
 def _open_pyav(request: CaptureRequest) -> tuple[dict[str, object], Pictures]:
-    import av
-
     av.logging.set_level(None)
-    last: OSError | ValueError | None = None
+    fault = CaptureFault("failed", "no way to open it")
     for address, driver, options in _attempts(request):
         try:
             container = av.open(
                 address, format=driver, options=options, timeout=(OPEN_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS)
             )
-        except (OSError, ValueError) as exc:
-            last = exc
-            if not isinstance(exc, OSError) or fault_of_errno(exc.errno, was_live=False) in ("format", "failed"):
+        except (OSError, ValueError, av.FFmpegError) as exc:
+            fault = _fault_of(exc, live=False)
+            if fault.kind in ("format", "failed"):
                 continue  # a plainer mode may do
             break
         return _read_pyav(container, request, driver)
-    raise _OpenError(_fault_of(last or OSError("no way to open it"), live=False)) from last
+    raise _OpenError(fault)
 
 
 def _attempts(request: CaptureRequest) -> Iterator[tuple[str, str | None, dict[str, str]]]:
@@ -230,7 +231,6 @@ def _screen(request: CaptureRequest) -> tuple[str, str, dict[str, str]]:
 
 
 def _read_pyav(container: object, request: CaptureRequest, driver: str | None) -> tuple[dict[str, object], Pictures]:
-    import av
     from av.container import InputContainer
 
     from .color import RgbReader, tags_of

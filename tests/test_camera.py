@@ -2,16 +2,20 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from impasto.realtime import capture_child
 from impasto.realtime.camera import CameraMode, CaptureFault, choose_mode, fault_of_errno, parse_input
 from impasto.realtime.capture import CameraFeed
 from impasto.realtime.errors import SourceError
@@ -56,8 +60,9 @@ def test_what_a_name_means(tmp_path: Path) -> None:
     assert parse_input("lavfi:mandelbrot").address == "mandelbrot"
     assert parse_input("screen").kind == "screen"
     assert parse_input(str(clip)).kind == "file"
-    url = parse_input("rtsp://me:secret@host/cam")
-    assert (url.kind, url.label) == ("url", "rtsp://host/cam")
+    for address in ("rtsp://me:secret@host/cam", "rtsp://me:s@cret@host/cam", "rtsp://host/cam?user=me&pwd=s@cret"):
+        url = parse_input(address)
+        assert (url.kind, url.label, url.address) == ("url", "rtsp://host/cam", address)
     with pytest.raises(SourceError, match="source must be a camera's number"):
         parse_input("no such thing")
 
@@ -95,6 +100,35 @@ def test_every_fault_says_what_to_do() -> None:
     assert len(seen) == 5  # absent, denied, busy, wrong mode and frozen are told apart
     assert fault_of_errno(19, was_live=True) == "unplugged"
     assert fault_of_errno(19, was_live=False) == "absent"
+
+
+class NotFound(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_server_that_refuses_does_not_make_us_tell_the_password() -> None:
+    with HTTPServer(("127.0.0.1", 0), NotFound) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}/cam"
+        told: list[str] = []
+        feed = CameraFeed(parse_input(f"http://me:secret@{address}"), on_status=lambda s: told.append(s.message))
+        with pytest.raises(SourceError, match=f"http://{address} failed .server returned 404 not found."):
+            feed.wait_live()
+        feed.close()
+        server.shutdown()
+    assert "secret" not in " ".join(told)
+
+
+def test_a_server_that_says_nothing_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture_child, "OPEN_TIMEOUT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        request = parse_input(f"http://me:secret@127.0.0.1:{server.getsockname()[1]}/cam")
+        with pytest.raises(capture_child._OpenError) as caught:
+            capture_child._open(request)
+    assert caught.value.fault == CaptureFault("unreachable", "no answer in time")
 
 
 def test_a_file_plays_as_a_camera_for_ever(make_clip) -> None:
