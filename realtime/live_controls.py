@@ -97,8 +97,10 @@ class LiveControls:
         from .sink_record import recording_name
 
         with self._lock:
-            if self._recording is not None and self._recording[1].status.state not in ("failed", "closed"):
-                return self._recording[0]
+            if self._recording is not None:
+                if self._recording[1].status.state not in ("failed", "closed"):
+                    return self._recording[0]
+                self.session.remove_output(self._recording[1])
             if path is None:
                 try:
                     self._folder.mkdir(parents=True, exist_ok=True)
@@ -112,12 +114,17 @@ class LiveControls:
         return path
 
     def stop_recording(self) -> Path | None:
-        """Finish the recording; returns the file, or None if there was none."""
+        """Finish the recording; returns the file, or None if there is no whole one."""
         with self._lock:
             if self._recording is None:
                 return None
             (path, output), self._recording = self._recording, None
         self.session.remove_output(output)
+        if output.status.state == "failed":  # which it has told itself
+            return None
+        if not output.meter.total().count:
+            self._on_event("nothing was recorded: no picture came")
+            return None
         self._on_event(f"recorded {path}")
         return path
 
@@ -140,7 +147,7 @@ class LiveControls:
 
         data = self.snapshot_png()
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = recording_name(self._folder).with_suffix(".png")
+        path = recording_name(self._folder, ".png")
         path.write_bytes(data)
         self._on_event(f"saved {path}")
         return path
@@ -201,8 +208,9 @@ class LiveControls:
             case "t":
                 self._say({"tier": "quality" if settings.tier == "fast" else "fast"})
             case "r":
-                if self.stop_recording() is None:
-                    self._try(self.start_recording)
+                recording = self.recording
+                on = recording is not None and recording[1].state != "failed"
+                self._try(self.stop_recording if on else self.start_recording)
             case "s" | " ":
                 self._try(self.save_snapshot)
             case "h" | "?":

@@ -11,7 +11,7 @@ Interface (JSON in and out; `Authorization: Bearer TOKEN` for programs, a cookie
 | POST /api/paintings?name=N (application/octet-stream) | make a style of a picture |
 | POST /api/settings {style, tier, strength, keep_colors, smoothing, mirror, crossfade_seconds, mix_with, mix} | any |
 | POST /api/key {key} | what a hotkey does |
-| POST /api/record {on} | start or finish a recording; the file's name comes back |
+| POST /api/record {on} | start or finish a recording; the name of its file comes back, null where none was saved |
 | POST /api/snapshot | the painted picture, a PNG |
 | GET /api/cameras, POST /api/camera {id} | list, change |
 | POST /api/presets {action: save, load or delete; name} | kept looks |

@@ -59,7 +59,7 @@ def serve(
 
     def open_recording(path: Path) -> LiveOutput:
         recordings.append(Gallery())
-        return recordings[-1].output("recording")
+        return recordings[-1].output("recording", begin_with_card=False)
 
     opened: list[str] = []
 

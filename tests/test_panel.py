@@ -321,3 +321,37 @@ def test_the_guide_names_every_request() -> None:
         assert f"`{route.path.replace('{name}', 'NAME')}" in table, route.path
     for setting in fields(LiveSettings):
         assert f"`{setting.name}`" in table, setting.name
+
+
+def test_only_what_was_saved_is_called_so(served: SimpleNamespace) -> None:
+    def record(on: bool) -> str | None:
+        return fetch(served, "POST", "/api/record", json={"on": on}).json["name"]
+
+    record(on=True)
+    wait_until(lambda: served.recordings[0].frames)
+    served.recordings[0].fail_after = 0
+    wait_until(lambda: served.controls.recording[1].state == "failed")
+    assert record(on=False) is None
+    assert served.controls.recording is None
+
+    record(on=True)
+    wait_until(lambda: served.recordings[1].frames)
+    served.recordings[1].fail_after = 0
+    wait_until(lambda: served.controls.recording[1].state == "failed")
+    served.controls.press("r")  # nothing to stop: another one begins, and the broken one is gone
+    assert len(served.recordings) == 3
+    assert [output.name for output in served.session.outputs].count("recording") == 1
+    wait_until(lambda: served.recordings[2].frames)
+    served.controls.press("r")
+    assert (served.controls.recording, served.recordings[2].closed) == (None, 1)
+
+    for _ in range(3):
+        served.controls.press("s")
+    assert len(list((served.tmp / "out").glob("*.png"))) == 3
+
+    served.feed.sending.clear()
+    cards = served.session.status.cards
+    wait_until(lambda: served.session.status.cards > cards)
+    record(on=True)
+    assert record(on=False) is None  # no picture came
+    assert served.recordings[3].opened == 0
