@@ -127,6 +127,7 @@ class PipeStream:
         self._info = info
         self._on_closed = on_closed
         self._started: Fraction | None = None
+        self._last_ticks = -1
 
     def __enter__(self) -> Self:
         self._container = av.open(sys.stdout.buffer, "w", format="nut")
@@ -140,8 +141,12 @@ class PipeStream:
         """Blocks while the reader is busy; meanwhile newer pictures replace each other in the output's slot."""
         if self._started is None:
             self._started = frame.pts
+        ticks = round((frame.pts - self._started) / TIME_BASE)
+        if ticks <= self._last_ticks:  # captured before the card that was sent while it was painted
+            return
+        self._last_ticks = ticks
         picture = av.VideoFrame.from_ndarray(frame.data, format="rgb24")
-        picture.pts, picture.time_base = round((frame.pts - self._started) / TIME_BASE), TIME_BASE
+        picture.pts, picture.time_base = ticks, TIME_BASE
         try:
             self._container.mux(self._stream.encode(picture))
             sys.stdout.buffer.flush()

@@ -437,6 +437,7 @@ from impasto.realtime.sink_stream import PipeStream
 with PipeStream(StreamInfo(33, 21, Fraction(30))) as pipe:
     for n in range(5):
         pipe.write(Frame(np.full((21, 33, 3), 40 * n, np.uint8), Fraction(n, 30)))
+        pipe.write(Frame(np.full((21, 33, 3), 255, np.uint8), Fraction(n - 1, 30)))  # late: left out
 """
 
 
