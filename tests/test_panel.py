@@ -315,7 +315,7 @@ def test_all_addresses_means_both_families() -> None:
 
 
 def test_the_guide_names_every_request() -> None:
-    guide = (Path(impasto.realtime.panel.__file__).with_name("README.md")).read_text(encoding="utf-8")
+    guide = (Path(__file__).parents[1] / "realtime/README.md").read_text(encoding="utf-8")
     table = guide.partition("## Remote control")[2]
     for route in PanelApi(SimpleNamespace()).routes():
         assert f"`{route.path.replace('{name}', 'NAME')}" in table, route.path
