@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, cast
@@ -184,17 +185,20 @@ class VideoFile:
             raise SourceError(f"{self._name} must have timestamps, got a stream without a time base")
         self._time_base = Fraction(self._stream.time_base)
         self._codec = self._stream.codec_context
-        if self._decoder:
-            self._codec = _named_decoder(self._decoder, self._stream)
         if self._codec is None:
             raise SourceError(f"{self._name} must be in a codec that FFmpeg decodes, got an unknown one")
+        self._peeked: deque[Packet[VideoStream]] = deque()
+        if self._decoder:
+            self._codec = _named_decoder(self._decoder, self._codec)
         if not self._codec.is_open:
             self._codec.thread_type = "AUTO"
         self._broken_packets = self._mended_times = 0
         self._missing_seconds = 0.0
         self._decode_times: list[int] | None = [] if self._container.format.name in DECODE_ORDER_FORMATS else None
+        upright = self._peek() if self._decoder else None
         self._decoded = self._decode()
         self._head: VideoFrame | None = self._first_frame()
+        self._orientation = orientation_of(upright or self._head)
         # Filters below replace frames by new ones: what is looked at is the decoder's own first picture.
         self._first = self._head
 
@@ -210,9 +214,20 @@ class VideoFile:
             raise SourceError(f"{self._name} must be at most {MAX_PIXELS} pixels, got {head.width}x{head.height}")
         return head
 
+    def _peek(self) -> VideoFrame | None:
+        """The first picture by FFmpeg's own choice of a decoder, the only one that is told the display matrix.
+
+        The packets that it takes are kept for the decoder that was named.
+        """
+        for packet in islice(self._packets(), MAX_REORDER):
+            self._peeked.append(packet)
+            with suppress(av.FFmpegError):  # the named decoder will say what is wrong
+                for frame in self._stream.codec_context.decode(packet):
+                    return frame
+        return None
+
     def _describe(self) -> StreamInfo:
         stream, head = self._stream, self._first
-        self._orientation = orientation_of(head)
         color = tags_of(head)
         self._matrix = color.matrix
         self._mapper = ToneMapper(head.color_trc) if self._needs_tone_mapping(head) else None
@@ -289,6 +304,8 @@ class VideoFile:
         target = round((after - SEEK_MARGIN_SECONDS) / self._time_base)
         try:
             self._container.seek(target, stream=self._stream)
+            self._peeked.clear()
+            self._codec.flush_buffers()
             self._decoded = self._decode()
             self._head = next(self._decoded, None)
         except av.FFmpegError:
@@ -323,7 +340,7 @@ class VideoFile:
         yield from self._decoded
 
     def _decode(self) -> Iterator[VideoFrame]:
-        for packet in self._packets():
+        for packet in chain(_drain(self._peeked), self._packets()):
             if self._decode_times is not None and packet.dts is not None:
                 heapq.heappush(self._decode_times, packet.dts)
             try:
@@ -420,15 +437,25 @@ def _open(file: object, name: str) -> InputContainer:
         raise SourceError(f"{name} is not a video that FFmpeg can open: {reason_of(exc)}") from exc
 
 
-def _named_decoder(name: str, stream: VideoStream) -> VideoCodecContext:
-    """A decoder that the user asked for, set up for the stream; one that fails is an error, not a fallback."""
+def _drain(packets: "deque[Packet[VideoStream]]") -> "Iterator[Packet[VideoStream]]":
+    while packets:
+        yield packets.popleft()
+
+
+def _named_decoder(name: str, default: VideoCodecContext) -> VideoCodecContext:
+    """A decoder that the user asked for, set up as FFmpeg's own; one that fails is an error, not a fallback."""
     try:
-        context = cast(VideoCodecContext, av.CodecContext.create(name, "r"))
-        context.extradata = stream.codec_context.extradata
-        context.width, context.height = stream.codec_context.width, stream.codec_context.height
+        context = av.CodecContext.create(name, "r")
+        if not isinstance(context, VideoCodecContext):
+            raise ValueError(f"it decodes {context.type}")
+        context.extradata = default.extradata
+        context.width, context.height = default.width, default.height
+        # Often only the container knows them; a decoder that reads other values in its packets overrides these.
+        context.colorspace, context.color_range = default.colorspace, default.color_range
+        context.color_primaries, context.color_trc = default.color_primaries, default.color_trc
         context.thread_type = "AUTO"
         context.open()
     except (av.FFmpegError, ValueError) as exc:
-        wanted = f"one that works here for {stream.codec_context.name}"
+        wanted = f"one that works here for {default.name}"
         raise SourceError(f"decoder must be {wanted}, got {name}: {reason_of(exc)}") from exc
     return context

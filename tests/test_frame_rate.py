@@ -58,10 +58,12 @@ def test_a_part_begins_at_zero(
     assert shown(tmp_path / "out.mp4", read_number) == [(Fraction(n, 25), 25 + n) for n in range(13)]
 
 
-@pytest.mark.parametrize("after", [0, 100, 149, 298])
-def test_seeking_finds_the_exact_frame(make_clip: MakeClip, read_number: ReadNumber, after: int) -> None:
+@pytest.mark.parametrize(("after", "decoder"), [(0, None), (100, None), (149, None), (298, None), (298, "h264")])
+def test_seeking_finds_the_exact_frame(
+    make_clip: MakeClip, read_number: ReadNumber, after: int, decoder: str | None
+) -> None:
     clip = make_clip(times=[512 * n for n in range(300)], options={"bf": "3", "g": "60"})
-    with VideoFile(clip, after=Fraction(after, 25)) as source:
+    with VideoFile(clip, after=Fraction(after, 25), decoder=decoder) as source:
         frames = list(source)
     assert [frame.pts for frame in frames] == [Fraction(n, 25) for n in range(after + 1, 300)]
     assert read_number(frames[0].data) == (after + 1) % 256
@@ -109,6 +111,7 @@ def test_codecs(
         ({"encoder": "mpeg4", "crf": 2}, ValueError, "crf must be left out for the encoder mpeg4"),
         ({"encoder": "mpeg4", "preset": "fast"}, ValueError, "preset must be left out for the encoder mpeg4"),
         ({"decoder": "abacus"}, SourceError, "decoder must be"),
+        ({"decoder": "aac"}, SourceError, "decoder must be"),
     ],
 )
 def test_impossible_codings_are_named(

@@ -102,16 +102,19 @@ def test_times_are_exact(make_clip: MakeClip, times: list[int], time_base: Fract
         assert [frame.pts for frame in source] == [t * time_base for t in times]
 
 
+@pytest.mark.parametrize("decoder", [None, "h264"])
 @pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_rotated_clips_come_upright(make_clip: MakeClip, degrees: int) -> None:
+def test_rotated_clips_come_upright(make_clip: MakeClip, degrees: int, decoder: str | None) -> None:
     def corner(number: int, height: int, width: int) -> np.ndarray:
         picture = np.full((height, width, 3), 30, np.uint8)
         picture[: height // 2, : width // 2] = 220  # top left in the coded picture
         return picture
 
     path = make_clip(draw=corner, prepare=lambda stream: stream.set_display_rotation(degrees))
-    with VideoFile(path) as source:
-        info, frame = source.info, next(iter(source))
+    with VideoFile(path, decoder=decoder) as source:
+        info = source.info
+        frame, *others = source
+    assert [frame.pts, *(f.pts for f in others)] == [Fraction(n, 25) for n in range(12)]
     assert info.rotation == degrees
     assert (info.width, info.height) == ((48, 64) if degrees in (90, 270) else (64, 48))
     expected = np.rot90(corner(0, 48, 64), degrees // 90)

@@ -165,6 +165,14 @@ class TestHdr:
         luma = [np.frombuffer(f.planes[0], "<u2").reshape(48, -1)[:, :64].astype(int) for f in (a, b)]
         assert np.abs(luma[0] - luma[1]).mean() < 8  # of 1023: the picture between them has 8 bits
 
+    def test_a_named_decoder_is_told_the_tags_of_the_container(self, make_clip: MakeClip) -> None:
+        clip = make_clip("hdr.mkv", codec="ffv1", pixel_format="yuv420p10le", draw=soft, time_base=Fraction(1, 1000),
+                         times=range(0, 120, 40), prepare=tagged(9, full=True, primaries=9, transfer=16))  # fmt: skip
+        for hdr in ("sdr", "keep"):
+            with VideoFile(clip, hdr=hdr) as source, VideoFile(clip, hdr=hdr, decoder="ffv1") as named:
+                assert named.info == source.info
+                np.testing.assert_array_equal(next(iter(named)).data, next(iter(source)).data)
+
     def test_the_curves_are_those_of_the_standard(self) -> None:
         # BT.2100's own anchors: PQ 0.508 is 100 cd/m², 0.581 is 203, 0.752 is 1000; HLG 0.75 is 203.
         np.testing.assert_allclose(light_to_pq(np.array([100.0, 203.0, 1000.0])), [0.508, 0.581, 0.752], atol=5e-4)
