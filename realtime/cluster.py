@@ -109,11 +109,11 @@ def stylize_on_cluster(
 
 
 def _plan(source: str | Path, options: VideoOptions, engines: Engines, encoding: Encoding) -> _Plan:
-    film = read_film(Path(source))
-    start = options.start or Fraction(0)
+    film, probe = read_film(Path(source)), probe_video(source, options)
+    start = Fraction(0) if options.start is None else probe.origin + options.start
     shift = round(start / film.tick) * film.tick
     times = [
-        t - shift for t in film.times if t >= start and (options.end is None or t < options.end)
+        t - shift for t in film.times if t >= start and (options.end is None or t < probe.origin + options.end)
     ]  # fmt: skip
     if not times:
         raise SourceError(f"{source} must have frames in the part that is wanted, got none")
@@ -122,7 +122,7 @@ def _plan(source: str | Path, options: VideoOptions, engines: Engines, encoding:
     plain = replace(options, library=cast(Library, chosen.name), precision=chosen.precision, overwrite=False)
     plain = replace(plain, resume=False, keep_partial=False)
     styles = {style: _version(artifact, chosen.precision).read() for style, artifact in engines.artifacts.items()}
-    return _Plan(str(source), plain, styles, probe_video(source, options).time_base, encoding, times)
+    return _Plan(str(source), plain, styles, probe.time_base, encoding, times)
 
 
 def _version(artifact: Artifact, precision: Precision) -> Artifact:

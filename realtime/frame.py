@@ -60,6 +60,8 @@ class StreamInfo:
     """Number of pictures, where the container says or allows an estimate; may be off by a few."""
     duration: Fraction | None = None
     """Seconds, where known."""
+    origin: Fraction = Fraction(0)
+    """Seconds at which the film begins; recordings of broadcasts may begin anywhere."""
     rotation: int = 0
     """Degrees counter-clockwise that were applied to turn the coded picture upright: 0, 90, 180 or 270."""
     sample_aspect_ratio: Fraction = field(default=Fraction(1))

@@ -59,24 +59,39 @@ def at_frame_rate(source: Source, rate: Fraction) -> Derived:
 
 
 def part(source: Source, start: Fraction | None, end: Fraction | None) -> Derived:
-    """The frames between two times, in seconds; the start becomes time 0."""
+    """The frames between two times, in seconds from the film's beginning; the start becomes time 0."""
     info = source.info
     duration = info.duration
     if duration is not None:
         duration = max(Fraction(0), min(duration, end or duration) - (start or 0))
     count = None if duration is None else max(1, round(duration * info.frame_rate))
-    shift = start or Fraction(0)
+    first, last = (None if seconds is None else info.origin + seconds for seconds in (start, end))
+    shift = first or Fraction(0)
     if info.time_base:  # on the stream's own grid, or every time would have to be rounded anew
         shift = round(shift / info.time_base) * info.time_base
 
     def change(frames: Iterable[Frame]) -> Iterator[Frame]:
         for frame in frames:
-            if end is not None and frame.pts >= end:
+            if last is not None and frame.pts >= last:
                 return
-            if start is None or frame.pts >= start:
+            if first is None or frame.pts >= first:
                 yield Frame(frame.data, frame.pts - shift, frame.duration)
 
-    return Derived(source, replace(info, duration=duration, num_frames=count), change)
+    origin = info.origin if start is None else Fraction(0)
+    return Derived(source, replace(info, duration=duration, num_frames=count, origin=origin), change)
+
+
+def not_empty(source: Source, error: Exception) -> Derived:
+    """The same frames; where there is none, an error instead."""
+
+    def change(frames: Iterable[Frame]) -> Iterator[Frame]:
+        rest = iter(frames)
+        if (head := next(rest, None)) is None:
+            raise error
+        yield head
+        yield from rest
+
+    return Derived(source, source.info, change)
 
 
 def later(source: Source, after: Fraction) -> Derived:

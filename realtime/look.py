@@ -77,6 +77,7 @@ class FilmStylizer:
         smooth: float = 0.0,
         palette: "Palette | None" = None,
         regions: "Sequence[Region]" = (),
+        origin: Fraction = Fraction(0),
     ) -> None:
         """
         Args:
@@ -86,9 +87,11 @@ class FilmStylizer:
             palette: paintings of the look that one of the engines paints, given their style with every frame.
             keep_colors: luminance of the painting, chroma of the frame.
             smooth: 0 paints every frame by itself, 1 holds on to the last painting most; frames must come in order.
+            origin: time of the film's beginning, from which the look counts.
         """
         self._engines = dict(engines)
         self._look = look
+        self._origin = origin
         self._palette = palette
         self._regions = tuple(regions)
         self._keep_colors = keep_colors
@@ -116,7 +119,7 @@ class FilmStylizer:
 
     def plan(self, frame: Frame) -> "Plan":
         """How the film's next frame is painted; for every frame in order."""
-        mix = self._look.mix(float(frame.pts))
+        mix = self._look.mix(float(frame.pts - self._origin))
         if self._palette is not None and mix:
             mix = self._palette.mix(mix)
         statistics = {}

@@ -112,7 +112,7 @@ class VideoFile:
         """
         self._name = "standard input" if str(path) == "-" else str(path)
         self._path = path
-        self._after = after
+        self._after: Fraction | None = None
         self._deinterlace = deinterlace
         self._hdr = hdr
         self._decoder = decoder
@@ -126,7 +126,7 @@ class VideoFile:
             self._open_stream()
             self.info = self._describe()
             if after is not None:
-                self._seek(after)
+                self.skip_to(after)
         except BaseException:
             self._container.close()
             raise
@@ -145,6 +145,11 @@ class VideoFile:
     def container(self) -> InputContainer:
         """The open input, for those who copy its other streams."""
         return self._container
+
+    def skip_to(self, after: Fraction) -> None:
+        """As the argument `after`, for what only `info` tells; before the iteration."""
+        self._after = after
+        self._seek(after)
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames in presentation order; `data` (H, W, 3) uint8 RGB of `info`'s size."""
@@ -253,6 +258,7 @@ class VideoFile:
             frame_rate=Fraction(stream.average_rate or stream.guessed_rate or 25),
             num_frames=self._count_frames(),
             duration=self._duration(),
+            origin=origin_of(self._container, self._time_base),
             rotation=self._orientation.rotation,
             sample_aspect_ratio=aspect,
             time_base=self._time_base,
@@ -418,6 +424,13 @@ def pick_video(container: InputContainer, name: str) -> VideoStream:
         if not stream.disposition & covers:
             return stream
     raise SourceError(f"{name} must have a video stream, got none")
+
+
+def origin_of(container: InputContainer, tick: Fraction) -> Fraction:
+    """Where the first of all streams begins, in seconds, as a whole number of ticks; at least 0."""
+    microseconds = max(0, container.start_time or 0)
+    # Rounded by FFmpeg: half a unit more, or a picture at that very time would come before it.
+    return (microseconds + Fraction(1, 2)) / av.time_base // tick * tick
 
 
 def reason_of(exc: BaseException) -> str:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
@@ -115,6 +116,7 @@ class Engines:
             smooth=options.smooth,
             palette=self._palette,
             regions=self._regions,
+            origin=info.origin if info is not None else Fraction(0),
         )
 
     def pin(self, engine: Mapping[str, str]) -> None:

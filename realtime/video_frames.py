@@ -10,13 +10,13 @@ from pathlib import Path
 from .copy_streams import SideChannel, Span, StreamCopier
 from .engine_carried import EVERY, RUN_UP, SAMPLES
 from .frame import Frame, StreamInfo
-from .frame_rate import at_frame_rate, later, part
+from .frame_rate import at_frame_rate, later, not_empty, part
 from .look import AtSegments, FilmStylizer, run_up_of
 from .options import VideoOptions
 from .sink_file import DEFAULT_TIME_BASE
 from .size import parse_size
 from .source import Source
-from .source_file import VideoFile, open_input, pick_video
+from .source_file import VideoFile, open_input, origin_of, pick_video
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Probe:
     """What is known of a result before anything is decoded."""
 
     time_base: Fraction
+    origin: Fraction
+    """See `StreamInfo`."""
     height: int
     width: int
 
@@ -37,7 +39,8 @@ def probe_video(source: str | Path, options: VideoOptions) -> Probe:
         if options.size is not None and height and width:
             height, width = parse_size(options.size, height, width)
         time_base = Fraction(stream.time_base or DEFAULT_TIME_BASE)
-    return Probe(time_base if options.fps is None else 1 / options.fps, height, width)
+        origin = origin_of(container, time_base)
+    return Probe(time_base if options.fps is None else 1 / options.fps, origin, height, width)
 
 
 @contextmanager
@@ -45,15 +48,14 @@ def open_frames(
     source: str | Path, options: VideoOptions, *, after: Fraction | None
 ) -> Iterator[tuple[VideoFile, Source]]:
     """The file, and its frames as the options want them, later than `after` of the output."""
-    shift = options.start or Fraction(0)
-    # A frame rate of one's own needs the frame before as well, however long ago that was.
-    skip = None if after is None or options.fps is not None else after + shift
-    if skip is None and options.start is not None and options.fps is None:
-        skip = options.start - Fraction(1, 10**6)
     with VideoFile(
-        source, size=options.size, after=skip, deinterlace=options.deinterlace, hdr=options.hdr,
+        source, size=options.size, deinterlace=options.deinterlace, hdr=options.hdr,
         decoder=options.decoder, keep_others=options.audio and str(source) == "-",
     ) as video:  # fmt: skip
+        shift = Fraction(0) if options.start is None else video.info.origin + options.start
+        # A frame rate of one's own needs the frame before as well, however long ago that was.
+        if options.fps is None and (after is not None or options.start is not None):
+            video.skip_to(shift + (after if after is not None else -Fraction(1, 10**6)))
         frames: Source = video
         rate = options.fps
         if rate is None and options.is_y4m:
@@ -62,9 +64,17 @@ def open_frames(
             frames = at_frame_rate(frames, rate)
         if options.start is not None or options.end is not None:
             frames = part(frames, options.start, options.end)
+            if after is None:  # of a job that is resumed, the part may be done already
+                frames = not_empty(frames, _nothing_in(options, video.info))
         if after is not None:
             frames = later(frames, after)
         yield video, frames
+
+
+def _nothing_in(options: VideoOptions, info: StreamInfo) -> ValueError:
+    wanted = f"from {float(options.start or 0):g} s" + (f" to {float(options.end):g} s" if options.end else " on")
+    length = f"; it lasts {float(info.duration):.1f} s" if info.duration is not None else ""
+    return ValueError(f"start and end must leave a part of the film, got nothing {wanted}{length}")
 
 
 def step_for(
@@ -101,12 +111,12 @@ def freeze(stylizer: FilmStylizer, source: str | Path, options: VideoOptions) ->
         return
     first = options.start or Fraction(0)
     with VideoFile(source) as video:
-        end = options.end or video.info.duration
+        origin, end = video.info.origin, options.end or video.info.duration
         count = SAMPLES if video.seeks and end is not None and end > first else 1
     times = [first + (end - first) * number / count for number in range(count)] if end else [first]
     pictures = []
     for seconds in times:
-        after = seconds - Fraction(1, 10**6)
+        after = origin + seconds - Fraction(1, 10**6)
         with VideoFile(
             source, size=options.size, after=after, deinterlace=options.deinterlace, hdr=options.hdr,
             decoder=options.decoder,
@@ -119,7 +129,8 @@ def freeze(stylizer: FilmStylizer, source: str | Path, options: VideoOptions) ->
 def copier_for(source: str | Path, video: VideoFile, options: VideoOptions) -> StreamCopier | None:
     if not options.audio:
         return None
-    span = Span(options.start, options.end)
+    wanted = (None if seconds is None else video.info.origin + seconds for seconds in (options.start, options.end))
+    span = Span(*wanted)
     if str(source) == "-":
         return StreamCopier(video.container, span=span, packets=SideChannel(video.others))
     return StreamCopier(open_input(source), span=span)

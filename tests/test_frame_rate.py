@@ -8,6 +8,8 @@ from fractions import Fraction
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
@@ -16,9 +18,11 @@ import pytest
 from impasto.export.artifact import Artifact
 from impasto.realtime.codecs import Encoding
 from impasto.realtime.errors import EngineError, SinkError, SourceError
+from impasto.realtime.options import VideoOptions
 from impasto.realtime.source_file import VideoFile
 from impasto.realtime.verify import verify
-from impasto.realtime.video import stylize_video
+from impasto.realtime.video import stylize_video, stylized_frames
+from impasto.realtime.video_frames import freeze
 
 MakeClip = Callable[..., Path]
 ReadNumber = Callable[[np.ndarray], int]
@@ -56,6 +60,78 @@ def test_a_part_begins_at_zero(
     clip = make_clip(times=[512 * n for n in range(60)])
     stylize_video(clip, tmp_path / "out.mp4", style=identity_artifact.path, start=Fraction(1), end=Fraction(3, 2))
     assert shown(tmp_path / "out.mp4", read_number) == [(Fraction(n, 25), 25 + n) for n in range(13)]
+
+
+@pytest.fixture
+def recording(make_clip: MakeClip, tmp_path: Path) -> Path:
+    """Two seconds of picture and sound that begin at 100 s, as a recorder writes them."""
+    path = tmp_path / "recording.ts"
+    with av.open(str(make_clip(times=[512 * n for n in range(50)], sound=True))) as clip, av.open(path, "w") as output:
+        streams = [output.add_stream_from_template(stream) for stream in clip.streams]
+        for packet in sorted((p for p in clip.demux() if p.size), key=lambda p: p.dts * p.time_base):
+            packet.pts, packet.dts = (t + round(100 / packet.time_base) for t in (packet.pts, packet.dts))
+            packet.stream = streams[packet.stream_index]
+            output.mux_one(packet)
+    return path
+
+
+class TestRecordings:
+    """Times that users write count from the film's beginning, whatever its own clock says there."""
+
+    def test_a_part_of_it(
+        self, recording: Path, identity_artifact: Artifact, read_number: ReadNumber, tmp_path: Path
+    ) -> None:
+        part = tmp_path / "part.mkv"
+        for fps in (None, Fraction(25)):
+            stylize_video(recording, part, style=identity_artifact.path, start=Fraction(1), end=Fraction(3, 2), fps=fps,
+                          overwrite=True)  # fmt: skip
+            frames = shown(part, read_number)
+            assert [number for _, number in frames] == list(range(25, 37))
+            # The sound begins 23 ms before the picture; a frame rate of one's own has its own grid.
+            assert all(0 <= pts - Fraction(n, 25) <= Fraction(1, 25) for n, (pts, _) in enumerate(frames))
+            with av.open(str(part)) as container:
+                sound = [packet.pts * packet.time_base for packet in container.demux(audio=0) if packet.pts is not None]
+            assert 0 <= sound[0] < Fraction(1, 40)
+            assert Fraction(9, 20) < sound[-1] < Fraction(1, 2)
+
+    def test_all_of_it_from_zero(
+        self, recording: Path, identity_artifact: Artifact, read_number: ReadNumber, tmp_path: Path
+    ) -> None:
+        stylize_video(recording, tmp_path / "out.mkv", style=identity_artifact.path, start=Fraction(0))
+        frames = shown(tmp_path / "out.mkv", read_number)
+        assert [number for _, number in frames] == list(range(50))
+        assert frames[0][0] < Fraction(1, 40)
+
+    def test_frozen_statistics_see_all_of_it(self, recording: Path, read_number: ReadNumber) -> None:
+        seen: list[int] = []
+        stylizer = SimpleNamespace(freeze=lambda pictures: seen.extend(map(read_number, pictures)))
+        freeze(stylizer, recording, VideoOptions(normalization="frozen"))
+        assert len(set(seen)) == len(seen) > 1
+        assert seen[-1] > 40
+
+    def test_cues_of_it(
+        self, recording: Path, identity_artifact: Artifact, plain_engine: Any, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(type(plain_engine), "__call__", lambda self, frames: np.zeros_like(frames))
+        cues = tmp_path / "cues.toml"
+        cues.write_text("[[cue]]\nat = 1\nstrength = 0")
+        for start, black in ((None, 25), (Fraction(1, 2), 25), (Fraction(3, 2), 13)):
+            frames = stylized_frames(recording, style=identity_artifact.path, timeline=cues, start=start)
+            assert sum(not frame.data.any() for frame in frames) == black
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(Fraction(5), None), (Fraction(5), Fraction(6)), (Fraction(1, 50), Fraction(1, 40))]
+)
+def test_a_part_without_a_frame_is_named(
+    make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path, start: Fraction, end: Fraction | None
+) -> None:
+    clip = make_clip()
+    for out in (tmp_path / "out.mp4", tmp_path / "out.gif"):
+        with pytest.raises(ValueError, match="start and end must leave a part of the film, got nothing from"):
+            stylize_video(clip, out, style=identity_artifact.path, start=start, end=end)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("after", "decoder"), [(0, None), (100, None), (149, None), (298, None), (298, "h264")])
