@@ -162,10 +162,11 @@ class VideoFile:
                 self._mended_times += 1
                 ticks = 0 if last is None else last + 1
             last = ticks
-            end = ticks * tick + (raw.duration * tick if raw.duration else 1 / self.info.frame_rate)
+            # Filters count in a time base of their own.
+            duration = raw.duration * (raw.time_base or tick) if raw.duration else None
+            end = ticks * tick + (duration or 1 / self.info.frame_rate)
             if self._after is not None and ticks * tick <= self._after:
                 continue
-            duration = raw.duration * tick if raw.duration else None
             yield Frame(self._picture(raw), ticks * tick, duration)
         if last is not None and not self._closed:
             self._missing_seconds = self._missing_after(end)
@@ -236,10 +237,6 @@ class VideoFile:
         color = tags_of(head)
         self._matrix = color.matrix
         self._mapper = ToneMapper(head.color_trc) if self._needs_tone_mapping(head) else None
-        interlaced = self._deinterlace and head.interlaced_frame
-        if interlaced:
-            logger.warning("the video is interlaced: deinterlaced, one picture per frame")
-        self._is_interlaced = interlaced
         if any(part.is_alpha for part in head.format.components) and self._container.format.name != "gif":
             logger.warning("the video has transparency, which is ignored")
         aspect = Fraction(stream.sample_aspect_ratio or 1)
@@ -337,7 +334,7 @@ class VideoFile:
         frames = self._with_head(self._head)
         self._head = None
         try:
-            yield from deinterlaced(frames) if self._is_interlaced else frames
+            yield from deinterlaced(frames) if self._deinterlace else frames
         except av.FFmpegError as exc:
             raise SourceError(f"{self._name} cannot be decoded: {reason_of(exc)}") from exc
 

@@ -39,6 +39,7 @@ class ToneMapper:
         self._transfer = transfer
         self._reformatter = VideoReformatter()
         self._graph: Graph | None = None
+        self._size = (0, 0)
 
     def __call__(self, frame: VideoFrame) -> VideoFrame:
         rgb = self._reformatter.reformat(
@@ -48,8 +49,8 @@ class ToneMapper:
             src_color_range=ColorRange.MPEG if frame.color_range != ColorRange.JPEG else ColorRange.JPEG,
             dst_color_range=ColorRange.JPEG,
         )
-        if self._graph is None:
-            self._graph = self._build(rgb)
+        if self._graph is None or self._size != (rgb.width, rgb.height):
+            self._graph, self._size = self._build(rgb), (rgb.width, rgb.height)
         self._graph.vpush(rgb)
         mapped = self._graph.vpull()
         return mapped

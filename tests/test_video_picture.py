@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from impasto.export.artifact import Artifact
-from impasto.realtime.source_file import VideoFile
-from impasto.realtime.tonemap import HLG, PQ, light_to_pq, pq_to_light, to_sdr
+from impasto.realtime.source_file import Damage, VideoFile
+from impasto.realtime.tonemap import HLG, PQ, ToneMapper, light_to_pq, pq_to_light, to_sdr
 from impasto.realtime.video import stylize_video
 
 MakeClip = Callable[..., Path]
@@ -98,15 +98,21 @@ def test_mirrored_clips_come_upright(make_clip: MakeClip, flip: str) -> None:
     assert np.abs(picture - expected).mean() < 4
 
 
-def test_interlaced_video_is_deinterlaced_and_said(make_clip: MakeClip, caplog: pytest.LogCaptureFixture) -> None:
-    def combed(number: int, height: int, width: int) -> np.ndarray:
-        """A bar that moves 6 pixels between the two fields."""
-        picture = np.full((height, width, 3), 30, np.uint8)
-        for field in (0, 1):
-            left = 4 + 12 * number + 6 * field
-            picture[field::2, left : left + 16] = 220
-        return picture
+def combed(number: int, height: int, width: int) -> np.ndarray:
+    """A bar that moves 6 pixels between the two fields."""
+    picture = np.full((height, width, 3), 30, np.uint8)
+    for field in (0, 1):
+        left = 4 + 12 * number + 6 * field
+        picture[field::2, left : left + 16] = 220
+    return picture
 
+
+def combing_of(picture: np.ndarray) -> float:
+    luma = picture.mean(-1)
+    return float(np.abs(luma[1:-1] - (luma[:-2] + luma[2:]) / 2).mean())
+
+
+def test_interlaced_video_is_deinterlaced_and_said(make_clip: MakeClip, caplog: pytest.LogCaptureFixture) -> None:
     path = make_clip(
         draw=combed, height=96, width=160, times=[512 * n for n in range(8)],
         options={"x264-params": "interlaced=1:tff=1:crf=1"},
@@ -115,11 +121,33 @@ def test_interlaced_video_is_deinterlaced_and_said(make_clip: MakeClip, caplog: 
     for wanted in (True, False):
         with VideoFile(path, deinterlace=wanted) as source:
             frames = list(source)
-        assert [f.pts for f in frames] == [Fraction(n, 25) for n in range(8)]
-        luma = frames[4].data.mean(-1)
-        combing[wanted] = np.abs(luma[1:-1] - (luma[:-2] + luma[2:]) / 2).mean()
+        assert [(f.pts, f.duration) for f in frames] == [(Fraction(n, 25), Fraction(1, 25)) for n in range(8)]
+        combing[wanted] = combing_of(frames[4].data)
     assert combing[True] < combing[False] / 4
-    assert "interlaced" in caplog.text
+    assert caplog.text.count("interlaced:") == 1
+
+
+def test_video_may_become_interlaced_and_change_its_size(
+    make_clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As broadcasts do between one programme and the next."""
+    path = tmp_path / "broadcast.ts"
+    kinds = [("", 96, 160), ("interlaced=1:tff=1:", 96, 160), ("interlaced=1:tff=1:", 192, 320), ("", 96, 160)]
+    with path.open("wb") as file:
+        for number, (interlaced, height, width) in enumerate(kinds):
+            piece = make_clip(
+                "piece.ts", draw=combed, height=height, width=width, time_base=Fraction(1, 90_000),
+                times=[3600 * (8 * number + n) for n in range(8)],
+                options={"x264-params": f"{interlaced}crf=1:bframes=0"},
+            )  # fmt: skip
+            file.write(piece.read_bytes())
+    with VideoFile(path) as source:
+        frames = list(source)
+    assert [f.pts - frames[0].pts for f in frames] == [Fraction(n, 25) for n in range(32)]
+    combing = [combing_of(f.data) for f in frames]
+    assert max(combing[8:24]) < min(*combing[:8], *combing[24:]) / 2
+    assert caplog.text.count("interlaced:") == 1
+    assert source.damage == Damage()
 
 
 def test_transparency_is_ignored_and_said(make_clip: MakeClip, caplog: pytest.LogCaptureFixture) -> None:
@@ -172,6 +200,13 @@ class TestHdr:
             with VideoFile(clip, hdr=hdr) as source, VideoFile(clip, hdr=hdr, decoder="ffv1") as named:
                 assert named.info == source.info
                 np.testing.assert_array_equal(next(iter(named)).data, next(iter(source)).data)
+
+    def test_it_may_change_its_size(self) -> None:
+        mapper = ToneMapper(PQ)
+        for height, width in ((48, 64), (96, 128), (48, 64)):
+            frame = av.VideoFrame.from_ndarray(soft(0, height, width), "rgb24").reformat(format="yuv420p10le")
+            mapped = mapper(frame)
+            assert (mapped.height, mapped.width, mapped.format.name) == (height, width, "rgb24")
 
     def test_the_curves_are_those_of_the_standard(self) -> None:
         # BT.2100's own anchors: PQ 0.508 is 100 cd/m², 0.581 is 203, 0.752 is 1000; HLG 0.75 is 203.
