@@ -54,7 +54,7 @@ class OutputFile:
         self._part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         muxer = CONTAINERS[path.suffix.lower()]
         options = mp4_options(time_base, tags) if muxer in ("mp4", "mov") else {}
-        self.container = self._open(str(self._part), muxer, options)
+        self.container = self._open(str(self._part.absolute()), muxer, options)
 
     def __enter__(self) -> Self:
         return self

@@ -307,7 +307,7 @@ def _packets(job: Job, clock: FrameClock) -> "Generator[Packet[VideoStream], Non
     for segment in job.segments:
         for pts, duration in segment.times.tolist():
             clock.add(pts, duration)
-        with av.open(str(job.folder / segment.name)) as piece:
+        with av.open(str((job.folder / segment.name).absolute())) as piece:
             for packet in piece.demux(piece.streams.video[0]):
                 if packet.pts is None:
                     continue

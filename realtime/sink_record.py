@@ -126,7 +126,7 @@ class Recording:
     def _open_container(self) -> OutputContainer:
         form = FORMATS[self._path.suffix.lower()]
         options = OPTIONS if form != "matroska" else COMMON_OPTIONS | {"cluster_time_limit": "400"}
-        return av.open(str(self._path), "w", format=form, container_options=options)
+        return av.open(str(self._path.absolute()), "w", format=form, container_options=options)
 
     def _add_audio(self) -> AudioStream:
         return self._container.add_stream("aac", rate=48_000, options={"b": "160k"})

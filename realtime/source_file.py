@@ -409,9 +409,12 @@ def open_input(path: str | Path) -> InputContainer:
     name = str(path)
     if name == "-":
         return _open(sys.stdin.buffer, "standard input")
-    if "://" not in name and Path(name).is_dir():
+    if "://" in name:
+        return _open(name, name)
+    if Path(name).is_dir():
         raise SourceError(f"input must be a file, got the folder {name}")
-    return _open(name, name)
+    # Of a relative 10:30.mp4 FFmpeg thinks that 10 is a protocol; so wherever it is given a file.
+    return _open(str(Path(name).absolute()), name)
 
 
 def pick_video(container: InputContainer, name: str) -> VideoStream:

@@ -281,6 +281,9 @@ def _plain(value: Any) -> Any:
 
 def _check(source: str | Path, target: Path, options: VideoOptions) -> None:
     """Refuse what cannot end well before anything is opened."""
+    path = Path(source)
+    if str(source) != "-" and "://" not in str(source) and path.exists() and not (path.is_file() or path.is_dir()):
+        raise SourceError(f"input must be a file, which is read more than once, got {source}; a pipe is given as -")
     if str(target) == "-" or str(source) == "-":
         if options.resume:
             raise ValueError("resume must be left out for pipes, got --resume: what went through is gone")

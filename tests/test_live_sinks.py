@@ -74,6 +74,15 @@ def test_a_recording_holds_every_frame_at_its_time(tmp_path: Path, suffix: str) 
     assert abs(frames[20].to_ndarray(format="rgb24").mean() - 60) < 3
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such names")
+def test_a_name_with_colons_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Recording(Path("10:30.mp4"), INFO) as recording:
+        for frame in pictures(3):
+            recording.write(frame)
+    assert len(read(tmp_path / "10:30.mp4")) == 3
+
+
 def test_a_finished_recording_is_an_ordinary_mp4(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     with Recording(path, INFO) as recording:

@@ -1,6 +1,7 @@
 """`stylize_video` from file to file: sound bit for bit, every timestamp, names, and what happens when it fails."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from fractions import Fraction
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 
 from impasto.export.artifact import Artifact
-from impasto.realtime.errors import SinkError
+from impasto.realtime.errors import SinkError, SourceError
 from impasto.realtime.options import VideoOptions
 from impasto.realtime.pipeline import Progress
 from impasto.realtime.source_file import VideoFile
+from impasto.realtime.verify import verify
 from impasto.realtime.video import stylize_video
 from impasto.realtime.video_engines import Engines
 from impasto.realtime.video_job import default_output, open_job
@@ -147,6 +149,29 @@ def test_an_output_onto_the_input_is_refused(make_clip: MakeClip, identity_artif
     with pytest.raises(SinkError, match="input itself"):
         stylize_video(clip, clip, style=identity_artifact.path, overwrite=True)
     assert clip.read_bytes() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such names")
+def test_names_with_colons_are_no_protocols(
+    make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, out in (("2024-05-01T10:30:00.mp4", "10:30.mp4"), ("file:a.mp4", "./10:30.gif")):
+        shutil.copy(make_clip(sound=True), name)
+        stylize_video(name, out, style=identity_artifact.path)
+        assert Path(out).is_file()
+    assert verify(Path("2024-05-01T10:30:00.mp4"), Path("10:30.mp4")) == []
+    with pytest.raises(SourceError, match="must exist"):
+        stylize_video("11:30.mp4", "out.mp4", style=identity_artifact.path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such pipes")
+@pytest.mark.parametrize("output", ["out.mp4", "-"])
+def test_a_named_pipe_is_refused(identity_artifact: Artifact, tmp_path: Path, output: str) -> None:
+    os.mkfifo(tmp_path / "pipe.mkv")
+    target = output if output == "-" else tmp_path / output
+    with pytest.raises(SourceError, match="a pipe is given as -"):
+        stylize_video(tmp_path / "pipe.mkv", target, style=identity_artifact.path)
 
 
 @pytest.mark.parametrize(

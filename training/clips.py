@@ -156,7 +156,7 @@ def pairs_of(path: Path, count: int, *, short_side: int) -> list[ClipPair]:
     pairs = []
     for index in range(count):
         gap = GAPS[index % len(GAPS)]
-        with av.open(str(path)) as container:
+        with av.open(str(path.absolute())) as container:
             frames = _frames_from(container, Fraction(index, count))
             found = list(islice(frames, 0, gap + 1, gap))
         if len(found) == 2:
