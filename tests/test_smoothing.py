@@ -65,6 +65,16 @@ def test_estimated_flow_is_near_the_true_one() -> None:
     assert np.abs(flow[20:-20, 20:-20] - (5, 3)).max() < 0.25
 
 
+@pytest.mark.parametrize(("height", "width"), [(16, 640), (24, 1920), (640, 16), (32, 640)])
+def test_flow_is_found_in_strips(height: int, width: int) -> None:
+    scene = texture(0, height, width + 3)
+    first, second = (to_grey(np.ascontiguousarray(scene[:, left : left + width])) for left in (3, 0))
+    estimate = FlowEstimator("quick")
+    flow = estimate(first, second)
+    assert np.median(np.abs(flow[:, 4:-4] - (3, 0))) < 0.5
+    np.testing.assert_array_equal(estimate(first, second), flow)  # nothing stays behind in it
+
+
 def test_occlusion_mask_of_a_square_that_moves_over_a_background() -> None:
     """True motion: what the square covers next is lost, and so are its edges; the rest is followed."""
     height, width, step = 180, 320, 12
