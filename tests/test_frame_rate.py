@@ -19,6 +19,7 @@ from impasto.export.artifact import Artifact
 from impasto.realtime.codecs import Encoding
 from impasto.realtime.errors import EngineError, SinkError, SourceError
 from impasto.realtime.options import VideoOptions
+from impasto.realtime.pipeline import Progress
 from impasto.realtime.source_file import VideoFile
 from impasto.realtime.verify import verify
 from impasto.realtime.video import stylize_video, stylized_frames
@@ -101,6 +102,23 @@ class TestRecordings:
         frames = shown(tmp_path / "out.mkv", read_number)
         assert [number for _, number in frames] == list(range(50))
         assert frames[0][0] < Fraction(1, 40)
+
+    @pytest.mark.parametrize("start", [None, Fraction(1, 5)])
+    def test_a_part_of_it_resumed(
+        self, recording: Path, identity_artifact: Artifact, tmp_path: Path, start: Fraction | None
+    ) -> None:
+        def break_off(progress: Progress) -> None:
+            if progress.frames_out == 24:
+                raise SinkError("pulled out")
+
+        options = VideoOptions(style=identity_artifact.path, start=start, end=Fraction(9, 5), segment_frames=7)
+        whole, resumed = tmp_path / "whole.mp4", tmp_path / "resumed.mp4"
+        stylize_video(recording, whole, options=options)
+        with pytest.raises(SinkError, match="pulled out"):
+            stylize_video(recording, resumed, options=options, on_progress=break_off)
+        report = stylize_video(recording, resumed, options=options, resume=True)
+        assert 0 < report.frames_out < 30
+        assert resumed.read_bytes() == whole.read_bytes()
 
     def test_frozen_statistics_see_all_of_it(self, recording: Path, read_number: ReadNumber) -> None:
         seen: list[int] = []
