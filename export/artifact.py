@@ -61,6 +61,11 @@ _METADATA_KEY = "impasto"
 _DIGEST_KEY = "impasto.sha256"
 _OPSETS = range(13, 24)
 _IR_VERSIONS = range(7, 12)
+_FRAMES = ((1, 256, 256, 3), (16, 15_360, 16_384, 3))
+"""Sizes that shapes are worked out for: one that constants show up beside, and one beyond any video, for what grows
+faster than the frame. Sides are multiples of 64, the largest stride allowed."""
+_MOST_SIZES = 64
+"""Values of the longest tensor that may be taken as sizes."""
 
 
 @dataclass(frozen=True)
@@ -310,8 +315,10 @@ def _check_model(model: "onnx.ModelProto", metadata: Metadata) -> None:
     for node in model.graph.node:
         if node.domain or node.op_type not in OPERATORS:
             raise ArtifactError(f"operators must be standard ones for pictures, got {_name(node)}")
-        if any(a.HasField("g") or a.graphs or a.sparse_tensors for a in node.attribute):
+        if any(a.HasField("g") or a.graphs for a in node.attribute):
             raise ArtifactError(f"nodes must not contain graphs, got one in {_name(node)}")
+        if any(a.HasField("sparse_tensor") or a.sparse_tensors for a in node.attribute):
+            raise ArtifactError(f"nodes must not contain sparse tensors, got one in {_name(node)}")
     for tensor in _tensors(model.graph):
         _check_tensor(tensor)
     _check_signature(model.graph, metadata.kind)
@@ -370,37 +377,55 @@ def _check_value(value: "onnx.ValueInfoProto") -> None:
 
 
 def _check_memory(model: "onnx.ModelProto") -> None:
-    """Work out every shape for one frame of 256x256 and refuse what is unknown, wrong or too large."""
+    """Work out every shape for frames of two sizes and refuse what is unknown, wrong or too large."""
     import onnx
 
-    side = 4 * 64  # a multiple of every stride allowed
     concrete = onnx.ModelProto()
     concrete.CopyFrom(model)
     del concrete.graph.value_info[:]  # a stranger's word; it is worked out below
-    for value in concrete.graph.input:
-        sizes = (1, side, side, 3) if value.name == "frame" else (1, value.type.tensor_type.shape.dim[1].dim_value)
-        _set_shape(value, sizes)
     try:
+        _set_inputs(concrete.graph, _FRAMES[0])
         onnx.checker.check_model(concrete)
         for value in concrete.graph.output:
             value.type.tensor_type.ClearField("shape")
-        inferred = onnx.shape_inference.infer_shapes(concrete, check_type=True, strict_mode=True, data_prop=True)
+        _drop_weights(concrete.graph)
+        for frames in _FRAMES:
+            _set_inputs(concrete.graph, frames)
+            inferred = onnx.shape_inference.infer_shapes(concrete, check_type=True, strict_mode=True, data_prop=True)
+            _check_sizes(inferred.graph, frames)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as exc:
         raise ArtifactError(f"the graph must be well formed: {_one_line(exc)}") from exc
-    known = {value.name: _values(value) for value in (*inferred.graph.value_info, *inferred.graph.output)}
-    names = {name for node in inferred.graph.node for name in node.output if name}
+
+
+def _set_inputs(graph: "onnx.GraphProto", frames: tuple[int, int, int, int]) -> None:
+    for value in graph.input:
+        _set_shape(value, frames if value.name == "frame" else (1, value.type.tensor_type.shape.dim[1].dim_value))
+
+
+def _drop_weights(graph: "onnx.GraphProto") -> None:
+    """Values that are no sizes: shapes do not depend on them, and to hand them over takes most of the time."""
+    for tensor in graph.initializer:
+        if math.prod(tensor.dims) > _MOST_SIZES:
+            for name in ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data"):
+                tensor.ClearField(name)
+
+
+def _check_sizes(graph: "onnx.GraphProto", frames: tuple[int, int, int, int]) -> None:
+    """Of a graph whose shapes were worked out for `frames`."""
+    known = {value.name: _values(value) for value in (*graph.value_info, *graph.output)}
+    names = {name for node in graph.node for name in node.output if name}
     for name in sorted(names):
         values = known.get(name)
         if values is None or values < 0:
             raise ArtifactError(f"the size of every tensor must follow from the frame's, not that of {name[:80]!r}")
-        if values > MAX_VALUES_PER_PIXEL * side * side:
+        if values > MAX_VALUES_PER_PIXEL * math.prod(frames[:3]):
             raise ArtifactError(
                 f"a tensor must hold at most {MAX_VALUES_PER_PIXEL} values per pixel, {name[:80]!r} holds more"
             )
-    for value in inferred.graph.output:
+    for value in graph.output:
         sizes = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-        if value.name == "stylized" and sizes != (1, side, side, 3):
-            raise ArtifactError(f"stylized must have the frame's size, got {sizes} for {(1, side, side, 3)}")
+        if value.name == "stylized" and sizes != frames:
+            raise ArtifactError(f"stylized must have the frame's size, got {sizes} for {frames}")
 
 
 def _set_shape(value: "onnx.ValueInfoProto", sizes: Iterable[int]) -> None:

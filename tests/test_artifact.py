@@ -177,6 +177,19 @@ def test_external_data_in_an_attribute(sealed: Callable[[onnx.ModelProto], Path]
     assert "external data" in refused(sealed(model))
 
 
+@pytest.mark.parametrize("where", [TensorProto.DEFAULT, TensorProto.EXTERNAL])
+def test_sparse_constant(sealed: Callable[[onnx.ModelProto], Path], model: onnx.ModelProto, where: int) -> None:
+    """Its values may lie in a file of the user's, which ONNX Runtime would paint."""
+    values = TensorProto(dims=[1], data_type=TensorProto.FLOAT, name="hidden", data_location=where)
+    if where == TensorProto.EXTERNAL:
+        values.external_data.add(key="location", value="secret.bin")
+    else:
+        values.float_data.append(1)
+    positions = numpy_helper.from_array(np.zeros(1, np.int64))
+    node = helper.make_node("Constant", [], ["unused"], sparse_value=helper.make_sparse_tensor(values, positions, [4]))
+    assert "sparse tensors, got one in Constant" in refused(sealed(with_nodes(model, node)))
+
+
 def test_huge_dimensions(sealed: Callable[[onnx.ModelProto], Path], model: onnx.ModelProto) -> None:
     model.graph.initializer[0].dims[0] = 2**40
     assert "sane shape" in refused(sealed(model))
@@ -204,6 +217,23 @@ def test_padding_that_would_exhaust_memory(sealed: Callable[[onnx.ModelProto], P
     grow = helper.make_node("Pad", ["x", "pads"], ["giant"], mode="constant")
     bad = with_nodes(model, grow, pads=np.array([0, 0, 0, 0, 0, 0, 2**20, 2**20]))
     assert "values per pixel" in refused(sealed(bad))
+
+
+def test_a_tensor_that_grows_faster_than_the_frame(
+    sealed: Callable[[onnx.ModelProto], Path], model: onnx.ModelProto
+) -> None:
+    """(N, 3, H, W, H): 256 values per channel of a small frame, which passes, and 2160 of a large one."""
+    bad = with_nodes(
+        model,
+        helper.make_node("ReduceMean", ["x", "across"], ["column"]),
+        helper.make_node("Transpose", ["column"], ["row"], perm=[0, 1, 3, 2]),
+        helper.make_node("Unsqueeze", ["x", "last"], ["deep"]),
+        helper.make_node("Unsqueeze", ["row", "across"], ["flat"]),
+        helper.make_node("Add", ["deep", "flat"], ["giant"]),
+        across=np.array([3]),
+        last=np.array([4]),
+    )
+    assert "values per pixel, 'giant'" in refused(sealed(bad))
 
 
 def test_a_size_that_depends_on_the_picture(sealed: Callable[[onnx.ModelProto], Path], model: onnx.ModelProto) -> None:
