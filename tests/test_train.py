@@ -189,6 +189,22 @@ def test_a_run_is_not_resumed_with_another_loss_network(make_config: MakeConfig,
     train(replace(config, loss_weights=tmp_path / "the same.pth"), resume=True)
 
 
+def test_a_run_is_not_resumed_with_another_painting_or_another_kind_of_material(
+    make_config: MakeConfig, make_clip: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = make_config(steps=4)
+    train(config, should_stop=stop_after(2))
+    moved, other = tmp_path / "moved.png", tmp_path / "other.png"
+    moved.write_bytes(config.style_image.read_bytes())
+    cv2.imwrite(str(other), striped(96, ((200, 0, 0), (0, 0, 0))))
+    clips = make_clip("pan.mkv", height=96, width=128, codec="ffv1", pixel_format="bgr0", draw=panning).parent
+    with pytest.raises(TrainingError, match="style_sha256 must be as in the run to resume"):
+        train(replace(config, style_image=other), resume=True)
+    with pytest.raises(TrainingError, match=r"videos must be as in the run to resume \(False\), got True"):
+        train(replace(config, videos=clips), resume=True)
+    train(replace(config, style_image=moved), resume=True)
+
+
 def test_a_resumed_run_keeps_the_precision_that_auto_once_came_to(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +225,7 @@ def test_a_state_of_an_older_version_can_be_gone_on_from(make_config: MakeConfig
     train(halves, should_stop=stop_after(3))
     state = torch.load(halves.output / "state.pt", weights_only=True)
     del state["bad_files"], state["before"]
-    for name in ("precision", "loss_network_sha256", "keyframe_weight"):
+    for name in ("precision", "loss_network_sha256", "style_sha256", "keyframe_weight", "keyframes", "videos"):
         del state["settings"][name]
     torch.save(state, halves.output / "state.pt")
     train(halves, resume=True)

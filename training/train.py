@@ -316,7 +316,7 @@ def _terms(photos: Tensor, painted: Tensor, inputs: _Inputs, targets: _Targets, 
     return terms
 
 
-# What makes two runs the same run, beside the loss network; paths and intervals may differ when it is resumed.
+# What makes two runs the same run, beside what `_settings` adds; paths and intervals may differ when it is resumed.
 _SAME_RUN = (
     "name", "tier", "steps", "batch_size", "crop_size", "learning_rate", "content_weight", "style_weight",
     "structure", "tv_weight", "motion_weight", "keyframe_weight", "video_weight", "style_size", "style_scale",
@@ -326,7 +326,12 @@ _SAME_RUN = (
 
 def _settings(config: TrainConfig, loss_network: LossNetwork) -> dict[str, Any]:
     settings = {name: asdict(config)[name] for name in _SAME_RUN}
-    return settings | {"loss_network_sha256": loss_network.checksum()}
+    return settings | {
+        "keyframes": config.keyframes is not None,
+        "videos": config.videos is not None,
+        "style_sha256": hashlib.sha256(config.style_image.read_bytes()).hexdigest(),
+        "loss_network_sha256": loss_network.checksum(),
+    }
 
 
 def _save(run: _Run, config: TrainConfig, settings: Mapping[str, Any], losses: Mapping[str, float]) -> None:
@@ -334,9 +339,9 @@ def _save(run: _Run, config: TrainConfig, settings: Mapping[str, Any], losses: M
     metadata = {
         "name": config.name,
         "tier": config.tier,
-        "style": {**asdict(config.style), "sha256": hashlib.sha256(config.style_image.read_bytes()).hexdigest()},
+        "style": {**asdict(config.style), "sha256": settings["style_sha256"]},
         "training": {
-            **settings,
+            **{name: value for name, value in settings.items() if name != "style_sha256"},
             "style_image": config.style_image.name,
             "content_layer": CONTENT_LAYER,
             "style_layers": list(STYLE_LAYERS),
