@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import av
+import cv2
 import numpy as np
 import pytest
 
@@ -17,8 +19,6 @@ LOSSLESS = {"codec": "ffv1", "pixel_format": "bgr0"}
 
 def texture(seed: int, height: int = 160, width: int = 200) -> np.ndarray:
     """(H, W, 3) uint8: soft blobs that flow can hold on to."""
-    import cv2
-
     coarse = np.random.default_rng(seed).integers(30, 226, (height // 6, width // 6, 3), dtype=np.uint8)
     return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
 
@@ -28,9 +28,8 @@ def panning(number: int, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(texture(0, height, width + 60)[:, 2 * number : 2 * number + width])
 
 
-def pan(make_clip: MakeClip, **options: object) -> Path:
-    return make_clip("pan.mkv", height=96, width=128, times=[512 * n for n in range(16)], draw=panning, **LOSSLESS,
-                     **options)  # fmt: skip
+def pan(make_clip: MakeClip, name: str = "pan.mkv") -> Path:
+    return make_clip(name, height=96, width=128, times=[512 * n for n in range(16)], draw=panning, **LOSSLESS)
 
 
 def test_motion_of_a_pan_is_found_over_every_gap(make_clip: MakeClip) -> None:
@@ -40,6 +39,15 @@ def test_motion_of_a_pan_is_found_over_every_gap(make_clip: MakeClip) -> None:
         np.testing.assert_allclose(moved, (-2 * gap, 0), atol=0.15)
         assert pair.followed.mean() > 0.8
         assert np.abs(pair.first.astype(int)[:, 2 * gap :] - pair.second[:, : -2 * gap]).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["pan.mkv", "pan.avi"])
+def test_pairs_are_spread_over_the_clip(make_clip: MakeClip, name: str) -> None:
+    """In Matroska too, which says how long the file is and not how long its streams are."""
+    pairs = pairs_of(pan(make_clip, name), 3, short_side=96)
+    film = [panning(number, 96, 128) for number in range(16)]
+    begun = [min(range(16), key=lambda n: np.abs(film[n].astype(int) - pair.first).mean()) for pair in pairs]
+    np.testing.assert_allclose(begun, [0, 16 / 3, 32 / 3], atol=1)
 
 
 def test_painting_that_moves_along_pays_nothing_and_what_sticks_to_the_screen_pays(make_clip: MakeClip) -> None:
@@ -79,6 +87,12 @@ def test_a_cut_makes_no_pair(make_clip: MakeClip) -> None:
     assert pairs_of(still, 1, short_side=96)[0].followed.mean() > max(0.95, LEAST_FOLLOWED)
 
 
+def test_a_change_of_size_makes_no_pair(tmp_path: Path) -> None:
+    pictures = [cv2.imencode(".jpg", texture(0, 96, width))[1].tobytes() for width in (128, 128, 160)]
+    (tmp_path / "film.avi").write_bytes(b"".join(pictures))  # read as motion JPEG
+    assert len(pairs_of(tmp_path / "film.avi", 2, short_side=96)) == 1  # of the first two, not of the first and third
+
+
 def test_batches_are_a_function_of_seed_and_step(make_clip: MakeClip) -> None:
     folder = pan(make_clip).parent
     one, again, other = (ClipPairs.load(folder, crop_size=64, seed=seed).batch(7, 2) for seed in (1, 1, 2))
@@ -96,9 +110,15 @@ def test_a_damaged_clip_is_skipped_and_nothing_usable_is_said(
     make_clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no film")
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        sound = container.add_stream("aac", rate=44_100)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 44_100
+        container.mux([*sound.encode(silence), *sound.encode(None)])
     with pytest.raises(TrainingError, match="must have frames whose motion can be followed"):
         ClipPairs.load(tmp_path, crop_size=64, seed=0)
     assert "broken.mp4" in caplog.text
+    assert "sound.mp4: it has no pictures" in caplog.text
     (tmp_path / "good.mkv").write_bytes(pan(make_clip).read_bytes())
     assert ClipPairs.load(tmp_path, crop_size=64, seed=0).pairs
     with pytest.raises(TrainingError, match="not found"):

@@ -152,24 +152,29 @@ def find_clips(folder: Path) -> list[Path]:
 
 
 def pairs_of(path: Path, count: int, *, short_side: int) -> list[ClipPair]:
-    """Up to `count` pairs spread evenly over a clip, scaled to `short_side` pixels; cuts are left out."""
+    """Up to `count` pairs spread evenly over a clip, scaled to `short_side` pixels, over no cut or change of size."""
     pairs = []
     for index in range(count):
         gap = GAPS[index % len(GAPS)]
         with av.open(str(path.absolute())) as container:
             frames = _frames_from(container, Fraction(index, count))
             found = list(islice(frames, 0, gap + 1, gap))
-        if len(found) == 2:
+        if len(found) == 2 and found[0].shape == found[1].shape:
             pairs.append(_pair(*(resize_short_side(frame, short_side) for frame in found)))
     return [pair for pair in pairs if pair.followed.mean() >= LEAST_FOLLOWED]
 
 
 def _frames_from(container: av.container.InputContainer, share: Fraction) -> Iterator[Picture]:
     """(H, W, 3) uint8 frames from a share of the clip's length on."""
+    if not container.streams.video:
+        raise ValueError("it has no pictures")
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     start = stream.start_time or 0
-    target = start + round(share * (stream.duration or 0))
+    duration: Fraction | int = stream.duration or 0
+    if not duration and container.duration and stream.time_base:  # Matroska says it of the whole file only
+        duration = Fraction(container.duration, av.time_base) / stream.time_base
+    target = start + round(share * duration)
     if target > start:
         container.seek(target, stream=stream)
     for frame in container.decode(stream):
