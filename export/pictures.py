@@ -1,5 +1,8 @@
 """Photographs to prove and calibrate with."""
 
+import logging
+import math
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -7,18 +10,28 @@ import numpy as np
 from .errors import ArtifactError
 from .parity import Picture
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+log = logging.getLogger(__name__)
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+MAX_PIXELS = 2**20
+"""Larger photographs are scaled down: a network in fp32 takes a gigabyte for each megapixel."""
 
 
 def load_photographs(folder: Path, *, count: int) -> list[Picture]:
-    """Up to `count` pictures of a folder, evenly spread over its names."""
+    """Up to `count` pictures below a folder, evenly spread over its names, of a megapixel at most; others stand in for
+    damaged ones."""
     if not folder.is_dir():
         raise ArtifactError(f"--photos must be a folder of photographs, got {folder}")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
         raise ArtifactError(f"--photos must be a folder with {', '.join(sorted(SUFFIXES))} files, got {folder}")
-    step = max(1, len(paths) // count)
-    return [_read_picture(path) for path in paths[::step][:count]]
+    evenly = paths[:: max(1, len(paths) // count)][:count]
+    others = (path for path in paths if path not in evenly)
+    read = map(_read_picture, chain(evenly, others))
+    pictures = list(islice((picture for picture in read if picture is not None), count))
+    if not pictures:
+        raise ArtifactError(f"--photos must be a folder of pictures that can be read, got {folder}")
+    return pictures
 
 
 def clip_frames(clip: Path, *, count: int) -> list[Picture]:
@@ -40,10 +53,18 @@ def crop_to_stride(picture: Picture, stride: int) -> Picture:
     return np.ascontiguousarray(picture[:height, :width])
 
 
-def _read_picture(path: Path) -> Picture:
+def _read_picture(path: Path) -> Picture | None:
     import cv2
 
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    try:
+        picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:  # too large for OpenCV
+        picture = None
     if picture is None:
-        raise ArtifactError(f"{path} must be a picture that can be read")
-    return picture.astype(np.uint8, copy=False)
+        log.warning("skipped: not a picture, or damaged: %s", path)
+        return None
+    scale = math.sqrt(MAX_PIXELS / (picture.shape[0] * picture.shape[1]))
+    if scale < 1:
+        height, width = (max(1, int(side * scale)) for side in picture.shape[:2])
+        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(picture, np.uint8)

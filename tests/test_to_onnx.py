@@ -211,6 +211,23 @@ APP = export_app(
 )
 
 
+def test_photographs_are_found_below_the_folder_scaled_down_and_damaged_ones_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cv2 = pytest.importorskip("cv2")
+    (tmp_path / "some" / "deep.jpg").mkdir(parents=True)
+    (tmp_path / "a.png").write_bytes(b"damaged")
+    with pytest.raises(ArtifactError, match="pictures that can be read"):
+        load_photographs(tmp_path, count=1)
+    wide = np.full((1500, 3000, 3), (10, 20, 30), np.uint8)
+    cv2.imwrite(str(tmp_path / "some" / "wide.tif"), wide)
+    (picture,) = load_photographs(tmp_path, count=1)
+    assert 0.98 * 2**20 < picture.shape[0] * picture.shape[1] <= 2**20
+    assert picture.shape[1] / picture.shape[0] == pytest.approx(2, rel=0.01)
+    assert picture[0, 0].tolist() == [30, 20, 10]
+    assert "a.png" in caplog.text
+
+
 def test_command_line(checkpoint: Path, tmp_path: Path, photographs: list[Picture]) -> None:
     cv2 = pytest.importorskip("cv2")
     folder = tmp_path / "photos"
