@@ -13,6 +13,7 @@ import json
 import math
 import os
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -42,6 +43,8 @@ MAX_BYTES = 128 * 2**20
 """The largest network of the reports has 7 MB of weights; a file far beyond that is no style of ours."""
 MAX_VALUES_PER_PIXEL = 1024
 """No tensor inside may hold more values per pixel of the frame: 8 GB in float at 1080p. Johnson's network needs 128."""
+MAX_TEXT = 1000
+"""Characters of a title and the like."""
 OPERATORS = frozenset(
     name
     for line in (
@@ -179,11 +182,15 @@ def load_style(path: Path | str) -> Artifact:
 def save_artifact(
     model: "onnx.ModelProto", metadata: Metadata, path: Path | str, *, overwrite: bool = False
 ) -> Artifact:
-    """Write a model with its metadata; nothing stands under `path` before it has passed `load_artifact`'s checks."""
+    """Write a model with its metadata; nothing stands under `path` before it has passed `load_artifact`'s checks.
+
+    Titles come from file names, too: those of several lines become one, and characters that no one sees are left out.
+    """
     path = Path(path)
     if path.exists() and not overwrite:
         raise ArtifactError(f"{path} must not exist yet: choose another name or pass --overwrite")
-    data = seal(model, metadata)
+    texts = {name: _visible(" ".join(text.split()))[:MAX_TEXT] for name, text in asdict(metadata.style).items()}
+    data = seal(model, replace(metadata, style=StyleOrigin(**texts)))
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     except OSError as exc:
@@ -296,11 +303,39 @@ def metadata_from_json(values: Any) -> Metadata:
     ):
         if given not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {given!r}")
-    if not isinstance(metadata.stride, int) or not 1 <= metadata.stride <= 64:
+    if type(metadata.stride) is not int or not 1 <= metadata.stride <= 64:
         raise ValueError(f"stride must be 1 to 64, got {metadata.stride!r}")
     if not isinstance(metadata.name, str) or not metadata.name.isprintable() or not 0 < len(metadata.name) <= 100:
         raise ValueError("name must be 1 to 100 printable characters")
+    _check_texts(metadata)
+    for name, mapping in (("training", metadata.training), ("losses", metadata.losses)):
+        if not isinstance(mapping, dict):
+            raise ValueError(f"{name} must be an object, got {type(mapping).__name__}")
+    for parity in metadata.parity:
+        _check_parity(parity)
     return metadata
+
+
+def _check_texts(metadata: Metadata) -> None:
+    """What is shown to users must be text of one line: a terminal obeys what else stands in it."""
+    texts = asdict(metadata.style) | {"code_version": metadata.code_version}
+    for name, text in (*texts.items(), *(("engine", parity.engine) for parity in metadata.parity)):
+        if not isinstance(text, str) or len(text) > MAX_TEXT or text != _visible(text):
+            raise ValueError(f"{name} must be text of one line, at most {MAX_TEXT} characters")
+
+
+def _check_parity(parity: Parity) -> None:
+    if parity.precision not in get_args(Precision):
+        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {parity.precision!r}")
+    for name in ("psnr_db", "max_difference", "share_over_2", "pictures"):
+        value = getattr(parity, name)
+        if not isinstance(value, int | float) or not abs(value) < 1e9:
+            raise ValueError(f"{name} must be a number of a sane size, got {value!r}")
+
+
+def _visible(text: str) -> str:
+    """Text without line breaks, control characters and the like; spaces of any width stay."""
+    return "".join(c for c in text if c.isprintable() or unicodedata.category(c) == "Zs")
 
 
 def _check_model(model: "onnx.ModelProto", metadata: Metadata) -> None:
@@ -444,4 +479,4 @@ def _values(value: "onnx.ValueInfoProto") -> int | None:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+    return _visible(" ".join(str(error).split()))[:200]

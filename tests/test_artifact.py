@@ -5,7 +5,7 @@ import os
 import pickle
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from impasto.export.artifact import (
 from impasto.export.errors import ArtifactError
 
 METADATA = Metadata(name="bad", tier="fast", stride=1)
+PARITY = asdict(Parity("fp32", "openvino", 60.0, 1, 0.0))
 
 
 def refused(path: Path) -> str:
@@ -34,7 +35,7 @@ def refused(path: Path) -> str:
     with pytest.raises(ArtifactError) as caught:
         load_artifact(path)
     text = str(caught.value)
-    assert "\n" not in text
+    assert text.isprintable()
     assert str(path) in text
     return text
 
@@ -72,6 +73,13 @@ def test_metadata_survives_the_file(tmp_path: Path, small_model: onnx.ModelProto
     path = tmp_path / "mosaic.onnx"
     save_artifact(small_model, metadata, path)
     assert load_artifact(path).metadata == metadata
+
+
+def test_a_title_of_several_lines_becomes_one(tmp_path: Path, small_model: onnx.ModelProto) -> None:
+    origin = StyleOrigin(title="Les\xa0Nymphéas\n  \u200b(detail)\x07", licence="free " * 400)
+    written = save_artifact(small_model, replace(METADATA, stride=2, style=origin), tmp_path / "a.onnx")
+    assert written.metadata.style.title == "Les Nymphéas (detail)"
+    assert len(written.metadata.style.licence) == 1000
 
 
 def test_it_is_an_ordinary_onnx_model(small_artifact: Artifact) -> None:
@@ -318,6 +326,19 @@ def test_a_file_beyond_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ({"name": ""}, "name must be"),
         ({"name": "a\nb"}, "name must be"),
         ({"style": 5}, "valid metadata"),
+        ({"style": {"title": "\x1b]0;mine\x07"}}, "title must be text of one line"),
+        ({"style": {"artist": ["x"]}}, "artist must be text of one line"),
+        ({"style": {"\x1b[31m": ""}}, "valid metadata"),
+        ({"style": {"licence": "x" * 1001}}, "licence must be text of one line"),
+        ({"code_version": 1}, "code_version must be text"),
+        ({"training": ["no"]}, "training must be an object"),
+        ({"losses": "x"}, "losses must be an object"),
+        ({"stride": True}, "stride must be 1 to 64"),
+        ({"parity": [PARITY | {"psnr_db": "abc"}]}, "psnr_db must be a number"),
+        ({"parity": [PARITY | {"psnr_db": float("nan")}]}, "psnr_db must be a number"),
+        ({"parity": [PARITY | {"max_difference": 10**400}]}, "max_difference must be a number"),
+        ({"parity": [PARITY | {"precision": "weird"}]}, "precision must be one of"),
+        ({"parity": [PARITY | {"engine": "a\nb"}]}, "engine must be text"),
         ({"parity": [{"x": 1}]}, "valid metadata"),
     ],
 )
