@@ -19,6 +19,7 @@ from impasto.training.balance import StyleBalance  # noqa: E402
 from impasto.training.checkpoint import load_checkpoint  # noqa: E402
 from impasto.training.errors import TrainingError  # noqa: E402
 from impasto.training.loop import learning_rate  # noqa: E402
+from impasto.training.run_log import RunLog  # noqa: E402
 from impasto.training.train import train  # noqa: E402
 
 from .train_helpers import (  # noqa: E402
@@ -160,6 +161,18 @@ def test_a_second_run_never_overwrites_the_first(make_config: MakeConfig) -> Non
     train(config)
     with pytest.raises(TrainingError, match="--resume"):
         train(config)
+
+
+def test_an_output_that_cannot_be_a_folder_is_said_before_the_first_step(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    steps: list[object] = []
+    with pytest.raises(TrainingError, match=r"cannot make the folder .*: Not a directory"):
+        train(make_config("file/run"), callback=steps.append)
+    assert steps == []
+    with pytest.raises(TrainingError, match="cannot write"):
+        RunLog(tmp_path / "file" / "run" / "log.csv", ["total"]).write()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch", reason="training needs torch")
 
 from impasto.realtime.cli_train import app  # noqa: E402
+from impasto.training import train as train_module  # noqa: E402
 from impasto.training.checkpoint import load_checkpoint  # noqa: E402
 from impasto.training.errors import TrainingError  # noqa: E402
 from impasto.training.train_config import TrainConfig  # noqa: E402
@@ -59,6 +60,22 @@ def test_the_command_trains_reports_and_stops_cleanly_on_ctrl_c(make_config: Mak
     assert "--resume" in said
     assert "Traceback" not in said
     assert load_checkpoint(other / "checkpoint.safetensors").metadata["step"] >= 10
+
+
+def test_ctrl_c_before_the_first_step_promises_nothing(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = train_module._Targets.load
+
+    def interrupted(config: TrainConfig, device: torch.device) -> object:
+        os.kill(os.getpid(), signal.SIGINT)
+        return load(config, device)
+
+    monkeypatch.setattr(train_module._Targets, "load", interrupted)
+    done = CliRunner().invoke(app, _arguments(make_config(), "--steps", "4"))
+    assert done.exit_code == 130, (done.output, done.exception)
+    assert "stopped before the first step" in done.stderr
+    assert "--resume" not in done.stderr
 
 
 def test_damaged_photographs_do_not_end_the_command(make_config: MakeConfig) -> None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 
 from impasto.training import loop  # noqa: E402
+from impasto.training import train as train_module  # noqa: E402
 from impasto.training.checkpoint import load_checkpoint  # noqa: E402
 from impasto.training.clips import ClipPairs  # noqa: E402
 from impasto.training.device import torch_device  # noqa: E402
@@ -75,6 +77,19 @@ def test_processes_end_together_though_one_alone_is_told(make_config: MakeConfig
     third = "lambda asked=[]: asked.append(1) or os.environ['RANK'] == '1' and len(asked) > 3"
     _torchrun(train_command(config, should_stop=third))
     assert load_checkpoint(config.output / "checkpoint.safetensors").metadata["step"] == 3
+
+
+def test_every_process_refuses_a_folder_that_holds_a_run(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the first one leaves, and the others fail without a word of why."""
+    config = make_config()
+    config.output.mkdir()
+    (config.output / "state.pt").write_bytes(b"")
+    second = Process(1, 2, torch.device("cpu"), bf16=False)
+    monkeypatch.setattr(train_module, "training_process", lambda config: nullcontext(second))
+    with pytest.raises(TrainingError, match="already holds a training run"):
+        train_module.train(config)
 
 
 def _torchrun(command: list[str]) -> None:

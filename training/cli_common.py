@@ -90,6 +90,8 @@ def run_training(
         folders: where the pictures are; how many files were of no use is said at the end.
         next_command: what to do with the checkpoint.
     """
+    from .state import holds_run
+
     first = os.environ.get("RANK", "0") == "0"  # of those that torchrun started; the others have nothing to add
     quiet = quiet or not first
     stopping = "stopping after this step; Ctrl-C again stops at once" if first else ""
@@ -104,8 +106,10 @@ def run_training(
 
         checkpoint = learn(callback=on_step, should_stop=stop.is_set)
     if stop.is_set():
-        if first:
+        if first and holds_run(checkpoint.parent):
             print(f"stopped; the same command with --resume goes on from {checkpoint}", file=sys.stderr)
+        elif first:
+            print("stopped before the first step: there is nothing to go on from", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED)
     if not quiet:
         print(f"{checkpoint}: done; {_skipped(bad_files, folders)}next: {next_command(checkpoint)}")

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ class RunLog:
                 writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.rows)
             part.replace(self._path)
         except OSError as exc:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
             raise TrainingError(f"cannot write {self._path}: {exc}") from exc
 
     def draw(self, axes: Any) -> None:

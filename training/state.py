@@ -13,10 +13,19 @@ from .errors import TrainingError
 _FILE = "state.pt"
 
 
-def check_no_run(folder: Path) -> None:
-    """Refuse a folder that another training would be lost from."""
-    if (folder / _FILE).exists():
+def holds_run(folder: Path) -> bool:
+    """Whether there is something to resume."""
+    return (folder / _FILE).exists()
+
+
+def begin_run(folder: Path) -> None:
+    """Make the folder; refuse one that another training would be lost from, or that cannot be made."""
+    if holds_run(folder):
         raise TrainingError(f"{folder} already holds a training run; give --resume or another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise TrainingError(f"cannot make the folder {folder}: {exc.strerror or exc}") from exc
 
 
 def save_state(folder: Path, settings: Mapping[str, Any], state: Mapping[str, Any]) -> None:

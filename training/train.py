@@ -42,7 +42,7 @@ from .losses import content_loss, grid_loss, out_of_range_loss, total_variation_
 from .motion import Motion, MotionRange, disturb, motion_loss, random_motion
 from .networks import NetworkConfig, TransformationNetwork, build_network
 from .quality import structure_kept_of_batch
-from .state import check_no_run, load_state, paths_from_state, paths_to_state, save_state
+from .state import begin_run, load_state, paths_from_state, paths_to_state, save_state
 from .style_targets import LayerTarget, layer_target
 from .train_config import TrainConfig
 
@@ -111,8 +111,7 @@ def train(
             _take_state(run, state)
             process = process.at(state["settings"].get("precision", "auto"))
         else:
-            if process.rank == 0:
-                check_no_run(config.output)
+            begin_run(config.output)  # in every process: what ends one alone is a puzzle to the others
             if config.warm_start is not None:
                 _begin_with(run, load_earlier(config.warm_start))
         settings["precision"] = process.precision

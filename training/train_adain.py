@@ -28,7 +28,7 @@ from .loop import (
     training_process,
 )
 from .loss_network import CONTENT_LAYER, STYLE_LAYERS, LossNetwork, load_loss_network
-from .state import check_no_run, load_state, paths_from_state, paths_to_state, save_state
+from .state import begin_run, load_state, paths_from_state, paths_to_state, save_state
 
 _WARM_START_PHOTOS = 16
 _LARGEST_GRADIENT = 5.0
@@ -85,8 +85,8 @@ def train_adain(
             state = load_state(config.output, settings)
             _take_state(run, state)
             process = process.at(state["settings"].get("precision", "auto"))
-        elif process.rank == 0:
-            check_no_run(config.output)
+        else:
+            begin_run(config.output)
         settings["precision"] = process.precision
         model = process.parallel(objective.model)
         hooks = StepHooks(
