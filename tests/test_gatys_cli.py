@@ -202,6 +202,7 @@ def test_flow_chain_follows_a_known_motion():
 def test_keyframes_of_a_film_and_pairs_of_them(run, folder, film):
     result = run("video", film, "a.png", "-o", "keys", "--every", "0.2s")
     assert result.exit_code == 0, result.output
+    assert "next: impasto train a.png --photos PHOTOS --keyframes keys" in result.output
     index = json.loads((folder / "keys" / "keyframes.json").read_text())
     assert [key["number"] for key in index["keyframes"]] == [0, 5, 10, 15, 20, 25]
     assert [key["seconds"] for key in index["keyframes"]] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])

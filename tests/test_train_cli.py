@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -86,9 +87,10 @@ def test_damaged_photographs_do_not_end_the_command(make_config: MakeConfig) -> 
         path.write_bytes(path.read_bytes()[:60])
     (config.photos / "notes.txt").write_text("no picture")
     (config.photos / ".hidden").write_text("no picture either")
-    done = CliRunner().invoke(app, _arguments(config, "--steps", "4"))
+    done = CliRunner().invoke(app, _arguments(config, "--steps", "4", "--name", "The Wave"))
     assert done.exit_code == 0, (done.output, done.exception)
     assert "done; skipped files: 5 could not be read, 1 not a picture; next: impasto export" in done.stdout
+    assert shlex.split(done.stdout)[-2:] == ["-o", "The Wave.fast.onnx"]
     assert cv2.imread(str(config.output / "report.png")) is not None
 
     (config.photos / "5.png").write_bytes(b"")
@@ -134,6 +136,8 @@ def test_tensorboard_gets_losses_and_pictures(make_config: MakeConfig, monkeypat
         (["STYLE", "--photos", "PHOTOS", "--loss-weights", "none.pth"], 3, "none.pth"),
         (["STYLE", "--photos", "PHOTOS", "--style-weight", "much"], 2, "--style-weight"),
         (["STYLE", "--photos", "PHOTOS", "--steps", "0"], 2, "steps"),
+        (["STYLE", "--photos", "PHOTOS", "--video-weight", "9"], 2, "--video-weight must come with --videos"),
+        (["STYLE", "--photos", "PHOTOS", "--keyframe-weight", "9"], 2, "--keyframe-weight must come with --keyframes"),
     ],
 )
 def test_wrong_input_is_one_line_and_an_exit_code(

@@ -6,6 +6,7 @@ function that opens a warm start.
 
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -82,6 +83,9 @@ def train(
     """Learn a painting's style from a folder of photographs. Start it with torchrun to use several processes."""
     with needs_train_extra("training"):
         from .train_config import StyleInfo, TrainConfig
+    for option_name, weight, material in (("keyframe", keyframe_weight, keyframes), ("video", video_weight, videos)):
+        if weight is not None and material is None:
+            raise ValueError(f"--{option_name}-weight must come with --{option_name}s")
     style_name = name or style_image.stem
     config = TrainConfig(
         style_image, photos, output or Path("runs") / f"{style_name}.{tier}", style_name, tier,
@@ -114,6 +118,7 @@ def _run(
 
     shown = some_pictures(samples or config.photos, _NUM_SAMPLES)
     report = RunReport(config.output, style_image=config.style_image, photographs=shown, tensorboard=tensorboard)
+    artifact = f"{config.name}.{config.tier}.onnx"
     run_training(
         partial(
             learn,
@@ -127,6 +132,6 @@ def _run(
         name=config.name,
         steps=config.steps,
         folders=[config.photos],
-        next_command=lambda checkpoint: f"impasto export {checkpoint} -o {config.name}.{config.tier}.onnx",
+        next_command=lambda checkpoint: f"impasto export {quote(str(checkpoint))} -o {quote(artifact)}",
         quiet=quiet,
     )

@@ -4,6 +4,7 @@ Imports torch only once a command runs. Reading videos and following motion live
 made by `gatys_app` with a function that opens a film.
 """
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -187,7 +188,8 @@ def _video(
             film, paintings, network, config, output, every_seconds=interval, callback=show, should_stop=stop.is_set
         )
     if not options.quiet:
-        print(f"{output}: {count} keyframes; next: impasto train PAINTING --keyframes {output}")
+        quoted = shlex.quote(str(styles[0])), shlex.quote(str(output))
+        print(f"{output}: {count} keyframes; next: impasto train {quoted[0]} --photos PHOTOS --keyframes {quoted[1]}")
     if stop.is_set():
         raise typer.Exit(EXIT_INTERRUPTED)
 

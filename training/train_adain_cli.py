@@ -5,6 +5,7 @@ As in `cli.py`, it is made with a function that opens a warm start.
 
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -103,6 +104,7 @@ def _run(
         paintings=some_pictures(sample_paintings or config.paintings, _NUM_SAMPLES),
         style_side=config.style_size,
     )
+    artifact = f"{config.name}.stylizer.onnx"
     run_training(
         partial(
             learn,
@@ -116,6 +118,6 @@ def _run(
         name=config.name,
         steps=config.steps,
         folders=[config.photos, config.paintings],
-        next_command=lambda checkpoint: f"impasto export onnx {checkpoint} -o {config.name}.stylizer.onnx",
+        next_command=lambda checkpoint: f"impasto export onnx {quote(str(checkpoint))} -o {quote(artifact)}",
         quiet=quiet,
     )
