@@ -1,21 +1,22 @@
 """Pushing to the network: RTMP, RTSP, UDP, SRT and whatever else FFmpeg muxes; also standard output."""
 
+import json
 import logging
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from fractions import Fraction
 from types import TracebackType
-from typing import IO, Self
+from typing import Self, TypedDict
 
 import av
-from av.container import OutputContainer
 
 from .errors import SinkError
 from .frame import Frame, StreamInfo
-from .live_h264 import TIME_BASE, LiveH264, reason_of
+from .live_h264 import TIME_BASE, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -26,13 +27,33 @@ FORMAT_OF_SCHEME = {
 BY_FFMPEG_PROGRAM = ("srt", "rist")
 """PyAV's wheels have no such protocol; the FFmpeg program of most systems has."""
 
-TIMEOUT_SECONDS = (5.0, 5.0)
-KEYFRAME_SECONDS = Fraction(2)
-"""What RTMP services ask for."""
+TIMEOUT_SECONDS = 5.0
+"""For the connection, and for each picture."""
+END_SECONDS = 3.0
+
+PICTURE = struct.Struct("<qII")
+"""Of a picture for `push_child.py`: time in nanoseconds, height, width."""
+DONE = "done"
+TIME_IS_OVER = 1
+"""Exit code that `faulthandler` gives the process."""
+
+
+class PushRequest(TypedDict):
+    """What `push_child.py` is to do. It goes there by a pipe: arguments are seen by every user."""
+
+    url: str
+    width: int
+    height: int
+    frame_rate: str
+    bitrate_kbps: int
+    timeout_seconds: float
 
 
 class NetworkStream:
-    """H.264 to a server, at low delay. A server that goes away is a `SinkError`; the output opens it again."""
+    """H.264 to a server, at low delay. A server that goes away is a `SinkError`; the output opens it again.
+
+    A process of its own talks to the server: whatever the server does, this one goes on.
+    """
 
     def __init__(self, url: str, info: StreamInfo, *, bitrate_kbps: int = 4000) -> None:
         """
@@ -41,83 +62,67 @@ class NetworkStream:
             info: of the frames to come.
             bitrate_kbps: kilobits per second of the picture.
         """
-        self._scheme = check_push(url)
-        self._url = self._scheme + url[len(self._scheme) :]  # FFmpeg knows small letters only
+        scheme = check_push(url)
+        self._url = scheme + url[len(scheme) :]  # FFmpeg knows small letters only
         self._info = info
         self._bitrate_kbps = bitrate_kbps
-        self._program: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        try:
-            self._container = self._open()
-            self._video = LiveH264(
-                self._container, self._info, keyframe_seconds=KEYFRAME_SECONDS,
-                options={"maxrate": f"{self._bitrate_kbps}k", "bufsize": f"{self._bitrate_kbps}k"},
-                bits_per_second=self._bitrate_kbps * 1000,
-            )  # fmt: skip
-            self._container.start_encoding()
-        except (OSError, ValueError, av.FFmpegError) as exc:
-            self._end_program()
-            raise SinkError(f"{_public(self._url)} cannot be reached: {reason_of(exc)}") from exc
+        request = PushRequest(
+            url=self._url, width=self._info.width, height=self._info.height, frame_rate=str(self._info.frame_rate),
+            bitrate_kbps=self._bitrate_kbps, timeout_seconds=TIMEOUT_SECONDS,
+        )  # fmt: skip
+        flags = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # no console of its own on Windows
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "impasto.realtime.push_child"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, creationflags=flags,
+        )  # fmt: skip
+        if (reason := self._ask(json.dumps(request).encode() + b"\n")) is not None:
+            self._end()
+            raise SinkError(f"{_public(self._url)} cannot be reached: {reason}")
         return self
 
     def write(self, frame: Frame) -> None:
         """Encode and send; blocks at most as long as the timeout."""
-        picture = self._video.picture(frame)
-        if picture is None:
-            return
-        if self._program is not None and self._program.poll() is not None:
-            raise SinkError(f"{_public(self._url)} cannot be reached or was lost: the ffmpeg program has ended")
-        try:
-            self._container.mux(self._video.stream.encode(picture))
-        except (OSError, ValueError, av.FFmpegError) as exc:
-            raise SinkError(f"{_public(self._url)} was lost: {reason_of(exc)}") from exc
+        height, width, _ = frame.data.shape
+        header = PICTURE.pack(round(frame.pts * 1_000_000_000), height, width)
+        if (reason := self._ask(header, frame.data.data.cast("B"))) is not None:
+            raise SinkError(f"{_public(self._url)} was lost: {reason}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end()
+
+    def _ask(self, *parts: bytes | memoryview) -> str | None:
+        """Have the process do something; None once it is done, else why it was not."""
+        pipe, answers = self._process.stdin, self._process.stdout
+        if pipe is None or answers is None:
+            return "its process did not start"
         try:
-            if kind is None:
-                self._container.mux(self._video.stream.encode(None))
-            self._container.close()
-        except (OSError, ValueError, av.FFmpegError) as exc:
-            logger.debug("%s did not take the end: %s", _public(self._url), exc)
-        self._end_program()
+            for part in parts:
+                view = memoryview(part)
+                while view:
+                    view = view[pipe.write(view) :]
+        except OSError:
+            logger.debug("the process that pushes has ended")  # and has said why
+        if answer := answers.readline().decode(errors="replace").strip():
+            return None if answer == DONE else answer
+        code = self._process.wait()
+        return "no answer in time" if code == TIME_IS_OVER else f"the process that pushes ended with code {code}"
 
-    def _open(self) -> OutputContainer:
-        form = FORMAT_OF_SCHEME[self._scheme]
-        if self._scheme in BY_FFMPEG_PROGRAM:
-            return av.open(self._start_program(), "w", format="nut", container_options={"flush_packets": "1"})
-        options = {"rtsp_transport": "tcp"} if form == "rtsp" else {"flvflags": "no_duration_filesize"}
-        return av.open(
-            self._url, "w", format=form, timeout=TIMEOUT_SECONDS, container_options=options if form != "mpegts" else {}
-        )
-
-    def _start_program(self) -> IO[bytes]:
-        self._program = subprocess.Popen(
-            # NUT says at once what is in it; MPEG-TS would be listened to for seconds first.
-            ["ffmpeg", "-loglevel", "error", "-f", "nut", "-analyzeduration", "0", "-i", "-",
-             "-c", "copy", "-flush_packets", "1", "-f", "mpegts", self._url],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, bufsize=0,
-        )  # fmt: skip
-        if self._program.stdin is None:
-            raise SinkError("the ffmpeg program did not start")
-        return self._program.stdin
-
-    def _end_program(self) -> None:
-        if self._program is None:
-            return
-        if self._program.stdin is not None:
-            try:
-                self._program.stdin.close()
-            except OSError:
-                logger.debug("the ffmpeg program had gone")
+    def _end(self) -> None:
+        """Let the process complete the stream, if it still can."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         try:
-            self._program.wait(2.0)  # SRT sends what it still holds
+            self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
-            self._program.kill()
-            self._program.wait()
-        self._program = None
+            logger.debug("%s did not take the end", _public(self._url))
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
 
 class PipeStream:

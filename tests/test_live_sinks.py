@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,7 @@ import av
 import numpy as np
 import pytest
 
+from impasto.realtime import sink_stream
 from impasto.realtime.errors import SinkError
 from impasto.realtime.frame import Frame, StreamInfo
 from impasto.realtime.live_output import OutputStatus, Painting
@@ -372,6 +374,115 @@ def send(url: str) -> None:
             time.sleep(0.2)
 
 
+LISTEN = """
+import contextlib, sys, av
+frames = []
+with av.open(sys.argv[1], format=sys.argv[2], options={"listen": "1"}) as container:
+    with contextlib.suppress(OSError):  # how FFmpeg's RTMP server puts the end
+        frames.extend(container.decode(video=0))
+print(len(frames), frames[0].width, frames[0].height)
+"""
+
+
+@pytest.mark.parametrize(("scheme", "form"), [("rtmp", "flv"), ("tcp", "mpegts")])
+def test_a_stream_reaches_whoever_listens(scheme: str, form: str) -> None:
+    url = f"{scheme}://127.0.0.1:{free_port()}" + ("/live/key" if scheme == "rtmp" else "")
+    with subprocess.Popen([sys.executable, "-c", LISTEN, url, form], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            send(url)
+            assert server.communicate(timeout=10)[0] == "90 160 96\n"
+        finally:
+            server.kill()
+
+
+def ffmpeg_that(does: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a shell script in the place of the ffmpeg program."""
+    if sys.platform == "win32":
+        pytest.skip("needs a shell")
+    program = folder / "ffmpeg"
+    program.write_text(f"#!/bin/sh\n{does}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+
+def test_srt_goes_by_the_ffmpeg_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ffmpeg_that(f"exec cat > '{tmp_path}/got.nut'", tmp_path, monkeypatch)
+    with NetworkStream("srt://127.0.0.1:9000", INFO) as stream:
+        for frame in pictures(10):
+            stream.write(frame)
+    assert len(read(tmp_path / "got.nut")) == 10
+
+
+def test_an_ffmpeg_program_that_ends_is_a_sink_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ffmpeg_that("head -c 1000 > /dev/null", tmp_path, monkeypatch)
+
+    def push() -> None:
+        with NetworkStream("srt://127.0.0.1:9000", INFO) as stream:
+            for frame in pictures(3000, noise=True):
+                stream.write(frame)
+
+    with pytest.raises(SinkError, match=r"was lost: (broken pipe|the ffmpeg program did not reach it, or has ended)$"):
+        push()
+
+
+@pytest.fixture
+def silent_server():
+    """Port of a server that takes callers and neither answers nor reads."""
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def test_a_server_that_says_nothing_stops_nobody_else(monkeypatch: pytest.MonkeyPatch, silent_server: int) -> None:
+    monkeypatch.setattr(sink_stream, "TIMEOUT_SECONDS", 0.5)
+    ticks: list[float] = []
+    over = threading.Event()
+
+    def tick() -> None:
+        while not over.wait(0.01):
+            ticks.append(time.monotonic())
+
+    ticking = threading.Thread(target=tick)
+    ticking.start()
+    try:
+        with pytest.raises(SinkError, match=r"/live/… cannot be reached: no answer in time$"):
+            with NetworkStream(f"rtmp://127.0.0.1:{silent_server}/live/key", INFO):
+                pass
+    finally:
+        over.set()
+        ticking.join()
+    assert len(ticks) > 10
+
+
+def test_a_server_that_stops_reading_is_lost(monkeypatch: pytest.MonkeyPatch, silent_server: int) -> None:
+    monkeypatch.setattr(sink_stream, "TIMEOUT_SECONDS", 0.5)
+
+    def push() -> None:
+        with NetworkStream(f"tcp://127.0.0.1:{silent_server}", INFO, bitrate_kbps=50_000) as stream:
+            for frame in pictures(3000, noise=True):
+                stream.write(frame)
+
+    with pytest.raises(SinkError, match=r"127.0.0.1:\d+ was lost: no answer in time$"):
+        push()
+
+
+def test_the_process_that_pushes_ends_with_the_stream_and_not_by_ctrl_c() -> None:
+    with NetworkStream(f"udp://127.0.0.1:{free_port()}", INFO) as stream:
+        if sys.platform != "win32":
+            stream._process.send_signal(signal.SIGINT)
+        for frame in pictures(3):
+            stream.write(frame)
+        stream._process.kill()
+        stream._process.wait()
+        with pytest.raises(SinkError, match="was lost: the process that pushes ended with code"):
+            stream.write(frame)
+    with NetworkStream(f"udp://127.0.0.1:{free_port()}", INFO) as stream:
+        stream.write(frame)
+    assert stream._process.returncode == 0
+
+
 def test_an_unreachable_server_is_one_clear_line_without_the_key() -> None:
     with pytest.raises(SinkError, match="cannot be reached: connection refused") as caught:
         with NetworkStream(f"rtmp://127.0.0.1:{free_port()}/live/secret-key", INFO):
@@ -394,18 +505,15 @@ def test_an_address_that_nothing_can_be_pushed_to_is_refused_at_once(
 
 
 @pytest.mark.parametrize(
-    "url", ["RTMP://me:p@ss@word@host:1935/live/secret", "rtmps://me:p@ss@host/live/secret?sign=secret/secret"]
+    "url",
+    ["RTMP://me:p@ss@word@127.0.0.1:{}/live/secret", "rtmps://me:p@ss@127.0.0.1:{}/live/secret?sign=secret/secret"],
 )
-def test_messages_hold_neither_password_nor_key(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    def refuse(address: str, *_: object, **__: object) -> None:
-        assert address.startswith("rtmp")
-        raise av.ProtocolNotFoundError(1330794744, "Protocol not found", address)
-
-    monkeypatch.setattr(av, "open", refuse)
+def test_messages_and_the_list_of_processes_hold_neither_password_nor_key(url: str) -> None:
+    stream = NetworkStream(url.format(free_port()), INFO)
     with pytest.raises(SinkError) as caught:
-        with NetworkStream(url, INFO):
-            pass
-    assert re.fullmatch(r"rtmps?://host(:1935)?/live/… cannot be reached: protocol not found", str(caught.value))
+        stream.__enter__()
+    assert re.fullmatch(r"rtmps?://127.0.0.1:\d+/live/… cannot be reached: connection refused", str(caught.value))
+    assert not re.search("p@ss|secret", str(stream._process.args))
 
 
 HANG_UP = """
@@ -418,7 +526,6 @@ caller.recv(10_000)
 
 
 def test_a_server_that_hangs_up_at_once_is_a_sink_error() -> None:
-    # In a process of its own: PyAV holds the interpreter's lock while it connects.
     with subprocess.Popen([sys.executable, "-c", HANG_UP], stdout=subprocess.PIPE) as server:
         with pytest.raises(SinkError, match=r"cannot be reached: (end of file|connection reset by peer)"):
             with NetworkStream(f"rtmp://127.0.0.1:{int(server.stdout.readline())}/live/key", INFO):
