@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
-from .errors import SourceError
+from .errors import SourceError, without_password
 
 InputKind = Literal["camera", "screen", "url", "file", "lavfi"]
 Backend = Literal["auto", "pyav", "opencv"]
@@ -154,7 +154,7 @@ def parse_input(
     if text == "screen" or text.startswith("screen:"):
         return _request("screen", text.partition(":")[2], "the screen", asked)
     if re.match(r"^[a-z][a-z0-9+.-]+://", text):
-        return _request("url", text, _without_password(text), asked)
+        return _request("url", text, without_password(text), asked)
     if not text.startswith("/dev/") and Path(text).is_file():
         return _request("file", str(Path(text)), Path(text).name, asked)
     return _camera_request(text, asked)
@@ -162,11 +162,6 @@ def parse_input(
 
 def _request(kind: InputKind, address: str, label: str, asked: dict[str, object]) -> CaptureRequest:
     return CaptureRequest(kind=kind, address=address, label=label, **asked)  # type: ignore[arg-type]
-
-
-def _without_password(url: str) -> str:
-    # Up to the last @, as FFmpeg reads it; many cameras take a password behind the question mark instead.
-    return re.sub(r"://[^/?#]*@", "://", url).partition("?")[0]
 
 
 def _camera_request(text: str, asked: dict[str, object]) -> CaptureRequest:

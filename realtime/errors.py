@@ -1,8 +1,11 @@
 """Errors of running a style. Each class owns one exit code of the command line."""
 
+import errno
+import re
+
 from ..export.errors import ArtifactError, ImpastoError
 
-__all__ = ["ArtifactError", "EngineError", "ImpastoError", "SinkError", "SourceError"]
+__all__ = ["ArtifactError", "EngineError", "ImpastoError", "SinkError", "SourceError", "reason_of", "without_password"]
 
 
 class SourceError(ImpastoError):
@@ -15,3 +18,17 @@ class EngineError(ImpastoError):
 
 class SinkError(ImpastoError):
     """An output cannot be opened or written."""
+
+
+def reason_of(exc: BaseException | None) -> str:
+    """Why it failed, in the words of the system or of FFmpeg, with FFmpeg's last log line where that was kept."""
+    if getattr(exc, "errno", None) == errno.ENOSPC:
+        return "the disk is full"
+    words = getattr(exc, "strerror", None) or str(exc)
+    log = getattr(exc, "log", None)
+    return f"{words} ({log[2].strip()})" if log else words
+
+
+def without_password(url: str) -> str:
+    """The address for messages, up to the question mark: many cameras take a password behind it."""
+    return re.sub(r"://[^/?#]*@", "://", url).partition("?")[0]  # up to the last @, as FFmpeg reads it

@@ -1,10 +1,8 @@
 """H.264 for outputs that cannot wait: what recordings and network streams share."""
 
-import errno
 from collections.abc import Mapping
 from fractions import Fraction
 
-import av
 from av.container import OutputContainer
 from av.video.frame import PictureType, VideoFrame
 
@@ -69,10 +67,3 @@ class LiveH264:
             picture.pict_type = PictureType.I
             self._next_key = seconds + self._keyframe_seconds
         return picture
-
-
-def reason_of(exc: Exception) -> str:
-    """Why an output failed, in the system's words, to be put behind ours."""
-    if isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
-        return "the disk is full"
-    return ((exc.strerror if isinstance(exc, OSError | av.FFmpegError) else None) or str(exc)).lower()

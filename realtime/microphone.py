@@ -10,8 +10,7 @@ from collections.abc import Callable
 import av
 from av.audio.resampler import AudioResampler
 
-from .errors import SourceError
-from .live_h264 import reason_of
+from .errors import SourceError, reason_of
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import av
 from av.container import OutputContainer
 
 from .codecs import CONTAINERS, PIPE_MUXERS, PipeFormat
-from .errors import SinkError
+from .errors import SinkError, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -143,10 +143,3 @@ def reasons_kept() -> Iterator[None]:
         yield
     finally:
         av.logging.set_level(before)
-
-
-def reason_of(exc: BaseException | None) -> str:
-    """FFmpeg's own words for a failure, with the line it logged where that was kept."""
-    words = getattr(exc, "strerror", None) or str(exc)
-    log = getattr(exc, "log", None)
-    return f"{words} ({log[2].strip()})" if log else words

@@ -21,8 +21,9 @@ import av
 import numpy as np
 from av.container import OutputContainer
 
+from .errors import reason_of
 from .frame import Frame, StreamInfo
-from .live_h264 import LiveH264, reason_of
+from .live_h264 import LiveH264
 from .sink_stream import BY_FFMPEG_PROGRAM, DONE, FORMAT_OF_SCHEME, PICTURE, PushRequest
 
 KEYFRAME_SECONDS = Fraction(2)

@@ -18,9 +18,9 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
-from .errors import SinkError, SourceError
+from .errors import SinkError, SourceError, reason_of
 from .frame import Frame, StreamInfo
-from .live_h264 import LiveH264, reason_of
+from .live_h264 import LiveH264
 from .microphone import SAMPLE_RATE, SAMPLES, Microphone
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import shutil
 import struct
 import subprocess
@@ -14,9 +13,9 @@ from typing import Self, TypedDict
 
 import av
 
-from .errors import SinkError
+from .errors import SinkError, reason_of, without_password
 from .frame import Frame, StreamInfo
-from .live_h264 import TIME_BASE, reason_of
+from .live_h264 import TIME_BASE
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +187,5 @@ def check_push(url: str) -> str:
 
 def _public(url: str) -> str:
     """The address without password and stream key, for messages."""
-    without_password = re.sub(r"://[^/?#]*@", "://", url).partition("?")[0]
-    if without_password.startswith(("rtmp://", "rtmps://")):
-        return without_password.rpartition("/")[0] + "/…"
-    return without_password
+    address = without_password(url)
+    return address.rpartition("/")[0] + "/…" if address.startswith(("rtmp://", "rtmps://")) else address

@@ -2,7 +2,6 @@
 
 import heapq
 import logging
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Literal, Self, cast
 
 import av
 from av.container import InputContainer
@@ -24,8 +23,9 @@ from av.video.stream import VideoStream
 
 from .color import RgbReader, tags_of
 from .deinterlace import deinterlaced
-from .errors import SourceError
+from .errors import SourceError, reason_of
 from .frame import ColorTags, Frame, Picture, StreamInfo
+from .input_file import is_cover, open_input, origin_of, pick_video
 from .orientation import orientation_of
 from .size import parse_size
 from .tonemap import HLG, PQ, ToneMapper
@@ -46,17 +46,11 @@ MAX_BROKEN_READS = 64
 MAX_PIXELS = 16_384 * 16_384
 """A header that claims more is damaged or hostile: one such frame is 805 MB."""
 
-# Tags in another encoding than UTF-8 must not refuse the file; PyAV cares for them by itself from version 19 on (whose
-# rational numbers, too, are no `Fraction` any more).
-_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-
 LEAST_MISSING_SECONDS = Fraction(1, 2)
 """An input that ends this much before its announced end was cut off."""
 
 SEEK_MARGIN_SECONDS = 5
 """A seek lands this much early, so that the decoder has recovered from the jump by the wanted frame."""
-
-NETWORK_TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -381,8 +375,7 @@ class VideoFile:
     def _demuxed(self) -> "list[Stream]":
         if not self._keep_others:
             return [self._stream]
-        cover = av.stream.Disposition.attached_pic
-        others = [s for s in self._container.streams if s.type in ("audio", "subtitle") or s.disposition & cover]
+        others = [s for s in self._container.streams if s.type in ("audio", "subtitle") or is_cover(s)]
         return [self._stream, *others]
 
     def _ticks_of(self, raw: VideoFrame) -> int | None:
@@ -402,52 +395,6 @@ class VideoFile:
         if self._orientation.transpose:
             height, width = width, height
         return self._orientation.apply(self._reader(mapped, height, width))
-
-
-def open_input(path: str | Path) -> InputContainer:
-    """Open for demuxing; every failure becomes one clear `SourceError`."""
-    name = str(path)
-    if name == "-":
-        return _open(sys.stdin.buffer, "standard input")
-    if "://" in name:
-        return _open(name, name)
-    if Path(name).is_dir():
-        raise SourceError(f"input must be a file, got the folder {name}")
-    # Of a relative 10:30.mp4 FFmpeg thinks that 10 is a protocol; so wherever it is given a file.
-    return _open(str(Path(name).absolute()), name)
-
-
-def pick_video(container: InputContainer, name: str) -> VideoStream:
-    """The first video stream that is no cover picture."""
-    covers = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
-    for stream in container.streams.video:
-        if not stream.disposition & covers:
-            return stream
-    raise SourceError(f"{name} must have a video stream, got none")
-
-
-def origin_of(container: InputContainer, tick: Fraction) -> Fraction:
-    """Where the first of all streams begins, in seconds, as a whole number of ticks; at least 0."""
-    microseconds = max(0, container.start_time or 0)
-    # Rounded by FFmpeg: half a unit more, or a picture at that very time would come before it.
-    return (microseconds + Fraction(1, 2)) / av.time_base // tick * tick
-
-
-def reason_of(exc: BaseException) -> str:
-    """FFmpeg's own words for a failure, without the numbers around them."""
-    return getattr(exc, "strerror", None) or str(exc)
-
-
-def _open(file: object, name: str) -> InputContainer:
-    timeout = NETWORK_TIMEOUT_SECONDS if "://" in name else None
-    try:
-        return cast(InputContainer, av.open(file, mode="r", timeout=timeout, **_METADATA))
-    except FileNotFoundError as exc:
-        raise SourceError(f"input must exist, got {name}") from exc
-    except PermissionError as exc:
-        raise SourceError(f"input must be readable, got {name}: permission denied") from exc
-    except (av.FFmpegError, OSError, ValueError) as exc:
-        raise SourceError(f"{name} is not a video that FFmpeg can open: {reason_of(exc)}") from exc
 
 
 def _drain(packets: "deque[Packet[VideoStream]]") -> "Iterator[Packet[VideoStream]]":

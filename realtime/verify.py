@@ -16,10 +16,12 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from .color import tags_of
-from .copy_streams import is_cover, kept_tags
+from .copy_streams import kept_tags
 from .errors import SourceError
+from .input_file import is_cover, open_input, pick_video
 from .orientation import orientation_of
-from .source_file import DECODE_ORDER_FORMATS, open_input, pick_video
+from .source_file import DECODE_ORDER_FORMATS
+from .stream_routes import codec_of
 from .tonemap import HLG, PQ
 
 MAX_LISTED = 3
@@ -126,7 +128,7 @@ def read_film(path: Path) -> Film:
 
 def _read_packets(container: InputContainer, video: VideoStream) -> tuple[list[Fraction], list[Fraction], list[Track]]:
     others = [s for s in container.streams if s.type in ("audio", "subtitle") or is_cover(s)]
-    tracks = {s.index: Track("cover" if is_cover(s) else s.type, _codec(s), [], [], _language(s)) for s in others}
+    tracks = {s.index: _track(s) for s in others}
     decode_order = container.format.name in DECODE_ORDER_FORMATS
     shown: list[tuple[int, int]] = []
     for packet in _packets(container, [video, *others]):
@@ -234,9 +236,9 @@ def _is_coarse(*films: Film) -> bool:
     return any(film.tick >= Fraction(1, 1000) for film in films)
 
 
-def _codec(stream: Stream) -> str:
-    context = stream.codec_context
-    return "unknown" if context is None else context.codec.canonical_name
+def _track(stream: Stream) -> Track:
+    kind = "cover" if is_cover(stream) else stream.type
+    return Track(kind, codec_of(stream) or "unknown", [], [], _language(stream))
 
 
 def _language(stream: Stream) -> dict[str, str]:

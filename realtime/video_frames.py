@@ -11,12 +11,13 @@ from .copy_streams import SideChannel, Span, StreamCopier
 from .engine_carried import EVERY, RUN_UP, SAMPLES
 from .frame import Frame, StreamInfo
 from .frame_rate import at_frame_rate, later, not_empty, part
+from .input_file import open_input, origin_of, pick_video
 from .look import AtSegments, FilmStylizer, run_up_of
 from .options import VideoOptions
 from .sink_file import DEFAULT_TIME_BASE
 from .size import parse_size
 from .source import Source
-from .source_file import VideoFile, open_input, origin_of, pick_video
+from .source_file import VideoFile
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from impasto.realtime.capture import FeedInfo, FeedStatus
 from impasto.realtime.engine import EngineInfo
-from impasto.realtime.frame import Frame
+from impasto.realtime.frame import Frame, StreamInfo
 from impasto.realtime.live_output import LiveOutput
 from impasto.realtime.time_code import paint_time_code
 
@@ -22,6 +23,8 @@ HEIGHT, WIDTH = 96, 160
 CAMERA_VALUE = 40
 """The fake camera's pictures are this everywhere, so that a raw one is known at sight."""
 RATE = 30
+SINK_INFO = StreamInfo(161, 97, Fraction(30), live=True)
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the ffmpeg program")
 
 
 class FakeFeed:
@@ -153,3 +156,30 @@ def coded_picture() -> np.ndarray:
     picture = np.full((HEIGHT, WIDTH, 3), CAMERA_VALUE, np.uint8)
     paint_time_code(picture, Fraction(time.monotonic_ns(), 10**9))
     return picture
+
+
+def pictures(count: int, start: float = 0.0, *, noise: bool = False):
+    """Frames of 161x97 at 30 per second from `start` seconds; noise is what no encoder makes small."""
+    rng = np.random.default_rng(0)
+    for n in range(count):
+        picture = np.full((97, 161, 3), (n * 3) % 200, np.uint8)
+        if noise:
+            picture = rng.integers(0, 255, picture.shape).astype(np.uint8)
+        yield Frame(picture, Fraction(start) + Fraction(n, 30))
+
+
+def read(path: Path) -> list[av.VideoFrame]:
+    with av.open(str(path)) as container:
+        return list(container.decode(video=0))
+
+
+def readable_frames(path: Path) -> int:
+    """Pictures that a player shows of a file whose last bytes are missing."""
+    count = 0
+    with av.open(str(path)) as container:
+        try:
+            for _ in container.decode(video=0):
+                count += 1
+        except av.InvalidDataError:
+            pass  # the fragment that was cut off
+    return count

@@ -19,8 +19,7 @@ import pytest
 from impasto.export.artifact import Artifact
 from impasto.realtime.live_options import parse_budget, parse_size
 
-from .live_helpers import wait_until
-from .test_live_sinks import readable_frames
+from .live_helpers import readable_frames, wait_until
 
 COMMAND = [sys.executable, "-c", "from impasto.realtime.cli import stylize_webcam; stylize_webcam()"]
 SOURCE = "lavfi:testsrc2=size=160x96:rate=30"
