@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -83,6 +83,7 @@ class LiveSession:
         open_style: OpenStyle,
         *,
         vector_of: Callable[[str], Vector | None] = lambda style: None,
+        tiers_of: Callable[[str], Collection[str]] = lambda style: ("fast", "quality"),
         settings: LiveSettings,
         size: Size,
         frame_rate: Fraction = Fraction(30),
@@ -96,6 +97,7 @@ class LiveSession:
             feed: where pictures come from.
             open_style: loads a style.
             vector_of: the style vector of a painting by its style's name, for `mix_with`.
+            tiers_of: the tiers that a style has, by its name; the governor chooses between these.
             settings: the look to begin with.
             size: (height, width) of what goes out, fixed for the whole run.
             frame_rate: nominal rate of the outputs.
@@ -118,7 +120,11 @@ class LiveSession:
         self._outputs: tuple[Outlet, ...] = ()
         self._painter = Painter(size=size, settings=settings, vector_of=vector_of)
         self._painter.work_size = work_size(size, short_side)
-        self._governor = _governor(latency_budget_ms, size, short_side, settings.tier)
+        self._tiers_of = tiers_of
+        self._governor: Governor | None = None
+        if latency_budget_ms is not None:
+            rungs = _rungs(size, short_side, settings.tier, tiers_of(settings.style))
+            self._governor = Governor(budget_ms=latency_budget_ms, rungs=rungs)
         self._stop = threading.Event()
         self._idle = False
         self._seen_at = time.monotonic()
@@ -175,13 +181,16 @@ class LiveSession:
         return after
 
     def _take_settings(self, after: LiveSettings) -> None:
-        """With the lock held. The governor's ladder is that of the tier."""
+        """With the lock held. The governor's ladder is that of the tier, of a style that has both."""
         before, self._settings = self._settings, after
         self._painter.settings = after
         governor = self._governor
-        if governor is not None and after.tier != before.tier:
-            top = governor.rungs[0].short_side
-            self._governor = _governor(governor.budget_ms, self.size, top, after.tier)
+        if governor is None or (after.style, after.tier) == (before.style, before.tier):
+            return
+        top = governor.rungs[0].short_side
+        rungs = _rungs(self.size, top, after.tier, self._tiers_of(after.style))
+        if rungs != list(governor.rungs):
+            self._governor = Governor(budget_ms=governor.budget_ms, rungs=rungs)
             self._painter.work_size = work_size(self.size, top)
 
     def add_output(self, output: Outlet) -> None:
@@ -439,12 +448,11 @@ LADDER = (1080, 720, 540, 432, 360, 288, 240, 192)
 """Shorter sides that the governor may choose, in pixels; each has about two thirds of the last one's area."""
 
 
-def _governor(budget_ms: float | None, size: Size, short_side: int, tier: Tier) -> Governor | None:
-    if budget_ms is None:
-        return None
+def _rungs(size: Size, short_side: int, tier: Tier, tiers: Collection[str]) -> list[Rung]:
+    """What the governor may choose for a style that has `tiers`, when `tier` is asked for."""
     top = min(short_side, *size)
-    sides: Sequence[int] = [top, *(side for side in LADDER if side < 0.95 * top)]
-    rungs = [Rung("fast", side) for side in sides]
-    if tier == "quality":
-        rungs = [Rung("quality", side) for side in sides[:2]] + rungs
-    return Governor(budget_ms=budget_ms, rungs=rungs)
+    sides = [top, *(side for side in LADDER if side < 0.95 * top)]
+    fast, quality = ([Rung(name, side) for side in sides] for name in ("fast", "quality"))
+    if list(tiers) == ["quality"]:
+        return quality
+    return quality[:2] + fast if tier == "quality" else fast

@@ -118,8 +118,7 @@ class LiveRun:
         name = shelf.extra_name or look.get("style") or ("mosaic" if "mosaic" in styles else next(iter(styles), ""))
         if not shelf.extra_name:
             find_style(name)  # raises, and says what there is
-        tiers = [shelf.extra_tier] if shelf.extra_name else []
-        tiers += [tier for tier in styles.get(name, {}) if tier not in tiers]
+        tiers = shelf.tiers(name)
         tier = look.get("tier")
         if tier not in tiers and "style" in named and "tier" not in named:
             tier = None  # the preset's is of another style
@@ -180,6 +179,7 @@ class LiveRun:
             feed,
             first.open,
             vector_of=shelf.vector,
+            tiers_of=shelf.tiers,
             settings=settings,
             size=options.size or (info.height, info.width),
             frame_rate=Fraction(options.fps or info.frame_rate).limit_denominator(1001),

@@ -85,10 +85,18 @@ class StyleShelf:
 
     def entries(self) -> list[StyleEntry]:
         """Every style, by name."""
+        styles = self._styles()
+        return [self._entry(name, styles[name]) for name in sorted(styles)]
+
+    def tiers(self, name: str) -> tuple[Tier, ...]:
+        """Those that a style has; none if there is no such style."""
+        return tuple(sorted(self._styles().get(name, {})))
+
+    def _styles(self) -> dict[str, dict[Tier, Path]]:
         styles = {name: dict(tiers) for name, tiers in installed_styles().items()}
         if self._extra is not None:
             styles.setdefault(self._extra.metadata.name, {})[self._extra.metadata.tier] = self._extra.path
-        return [self._entry(name, styles[name]) for name in sorted(styles)]
+        return styles
 
     def open(self, name: str, tier: Tier) -> Engine:
         """Load a style; an `ImpastoError` says why not."""

@@ -357,3 +357,28 @@ def test_the_governor_goes_down_a_tier_and_a_new_style_stays_there() -> None:
         wait_until(lambda: session.status.painting_style == "b")
         assert session._painter.look.tier == "fast"
     assert opened[0] == ("a", "quality")
+
+
+def test_a_style_without_a_fast_tier_goes_down_in_size() -> None:
+    class BySize(FakeEngine):
+        def __call__(self, frames: np.ndarray) -> np.ndarray:
+            time.sleep(0.15 if frames.shape[1] >= 400 else 0.005)
+            return super().__call__(frames)
+
+    def open_style(name: str, tier: str) -> BySize:
+        if (name, tier) == ("a", "fast"):
+            raise ArtifactError("tier of a must be quality")
+        return BySize()
+
+    gallery, said = Gallery(), []
+    session = LiveSession(
+        FakeFeed(), open_style, tiers_of=lambda name: ("quality",) if name == "a" else ("fast", "quality"),
+        settings=LiveSettings("a", tier="quality"), size=(480, 640), latency_budget_ms=80, on_event=said.append,
+    )  # fmt: skip
+    session.add_output(gallery.output())
+    with session:
+        wait_until(lambda: session.status.work_size[0] < 400, 12.0)
+        assert session._painter.look.tier == "quality"
+        session.change({"style": "b"})
+        wait_until(lambda: session._painter.look.key == ("b", "fast"), 12.0)
+    assert not any("cannot be used" in line or "no fast tier" in line for line in said)
