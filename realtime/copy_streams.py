@@ -5,6 +5,8 @@ What cannot be carried over is named.
 """
 
 import logging
+import math
+import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -110,7 +112,7 @@ class StreamCopier:
             elif stream.type == "video" or (stream.type == "data" and stream.codec_context is not None):
                 logger.warning("%s stream %d left out", stream.type, stream.index)
         self._tag_video(output)
-        output.metadata.update(kept_tags(self._container.metadata))
+        output.metadata.update(self._film_tags(self._container.metadata))
         self._copy_chapters(output)
         if self._side_channel is not None:
             self._packets = self._side_channel
@@ -182,10 +184,22 @@ class StreamCopier:
         """The picture's own language, title, time code and disposition."""
         for stream in self._container.streams.video:
             if not stream.disposition & STILLS and output.streams.video:
-                tags = {k: v for k, v in kept_tags(stream.metadata).items() if k.lower() != "rotate"}
+                tags = {k: v for k, v in self._film_tags(stream.metadata).items() if k.lower() != "rotate"}
                 output.streams.video[0].metadata.update(tags)
                 output.streams.video[0].disposition = stream.disposition
                 return
+
+    def _film_tags(self, tags: dict[str, str]) -> dict[str, str]:
+        """Tags of the part: a time code is that of its first picture."""
+        kept = kept_tags(tags)
+        key = next((key for key in kept if key.lower() == "timecode"), None)
+        video = next((s for s in self._container.streams.video if not s.disposition & STILLS), None)
+        if self._span.start is None or key is None or video is None or not video.average_rate:
+            return kept
+        begins = (video.start_time or 0) * (video.time_base or Fraction(0))
+        rate = Fraction(video.average_rate)
+        moved = moved_time_code(kept.pop(key), math.ceil((self._span.start - begins) * rate), rate)
+        return kept if moved is None else kept | {key: moved}
 
     def _attach_file(self, stream: AttachmentStream, output: OutputContainer) -> None:
         name = stream.metadata.get("filename", f"attachment-{stream.index}")
@@ -269,3 +283,22 @@ class StreamCopier:
 def kept_tags(tags: dict[str, str]) -> dict[str, str]:
     """Tags of the film, without those that describe the input file."""
     return {key: value for key, value in tags.items() if key.lower() not in INPUT_ONLY_TAGS}
+
+
+def moved_time_code(code: str, frames: int, rate: Fraction) -> str | None:
+    """The time code (SMPTE 12M) so many frames later, as HH:MM:SS:FF, with ; where it drops numbers; None if not one.
+
+    At 29.97 frames a second, drop-frame codes leave out the first two numbers of every minute but the tenth.
+    """
+    found = re.fullmatch(r"(\d+):(\d+):(\d+)([:;.])(\d+)", code)
+    if found is None:
+        return None
+    hours, minutes, seconds, frame = (int(found[n]) for n in (1, 2, 3, 5))
+    base = round(rate)
+    dropped = 0 if found[4] == ":" else base // 30 * 2
+    minutes += 60 * hours
+    number = (60 * minutes + seconds) * base + frame - dropped * (minutes - minutes // 10) + frames
+    tens, rest = divmod(number, 600 * base - 9 * dropped)
+    number += dropped * (9 * tens + max(0, rest - dropped) // (60 * base - dropped))
+    seconds, frame = divmod(number, base)
+    return f"{seconds // 3600 % 24:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{found[4]}{frame:02}"

@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 from .color import tags_of
 from .copy_streams import kept_tags
 from .errors import SourceError
-from .input_file import is_cover, open_input, pick_video
+from .input_file import check_reopens, is_cover, open_input, pick_video
 from .orientation import orientation_of
 from .source_file import DECODE_ORDER_FORMATS
 from .stream_routes import codec_of
@@ -85,6 +85,7 @@ def read_film(path: Path) -> Film:
     Raises:
         SourceError: it cannot be read.
     """
+    check_reopens(path)
     container = open_input(path)
     with container:
         video = pick_video(container, str(path))
@@ -142,7 +143,7 @@ def _read_packets(container: InputContainer, video: VideoStream) -> tuple[list[F
             track = tracks[packet.stream_index]
             ticks = packet.pts if packet.pts is not None else packet.dts
             track.times.append((ticks or 0) * packet.time_base)
-            track.digests.append(hashlib.md5(bytes(packet)).hexdigest())
+            track.digests.append(hashlib.md5(_payload(packet, track.codec)).hexdigest())
     shown.sort()
     tick = Fraction(video.time_base or Fraction(1, 1000))
     return (
@@ -160,6 +161,14 @@ def _packets(container: InputContainer, streams: Sequence[Stream]) -> "Iterator[
                 yield packet
     except av.FFmpegError:
         return
+
+
+def _payload(packet: "Packet[Stream]", codec: str) -> bytes:
+    """What must come over: of AAC without the header that MPEG-TS puts before every packet, and MP4 only once."""
+    data = bytes(packet)
+    if codec == "aac" and len(data) > 1 and data[0] == 0xFF and data[1] & 0xF6 == 0xF0:
+        return data[7 if data[1] & 1 else 9 :]  # ISO 13818-7, 6.2: with a checksum, two bytes more
+    return data
 
 
 def _compare_times(before: Film, after: Film) -> Iterator[str]:

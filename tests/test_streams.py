@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from impasto.export.artifact import Artifact
-from impasto.realtime.copy_streams import Span, StreamCopier
+from impasto.realtime.copy_streams import Span, StreamCopier, moved_time_code
 from impasto.realtime.errors import SinkError
 from impasto.realtime.output_file import OutputFile
 from impasto.realtime.verify import verify
@@ -221,7 +221,7 @@ def test_a_track_that_is_announced_but_empty_is_left_out(
     assert "audio stream 2 left out" in caplog.text
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert len(container.streams.audio) == 1
-    assert not any("audio tracks" in line for line in verify(tmp_path / "tv.ts", tmp_path / "out.mp4"))
+    assert not any("audio" in line for line in verify(tmp_path / "tv.ts", tmp_path / "out.mp4"))
 
 
 def test_a_file_that_cannot_be_finished_says_why(make_film: Callable[..., Path], tmp_path: Path) -> None:
@@ -429,3 +429,38 @@ def remux_with(source: Path, target: Path, harm: str) -> None:
             else:
                 packet.stream = streams[packet.stream_index]
             after.mux_one(packet)
+
+
+@pytest.mark.parametrize(
+    ("code", "frames", "rate", "expected"),
+    [
+        ("01:00:59:20", 15, Fraction(25), "01:01:00:10"),
+        ("01:00:59;20", 15, Fraction(30000, 1001), "01:01:00;07"),  # ;00 and ;01 of this minute do not exist
+        ("01:09:59;20", 15, Fraction(30000, 1001), "01:10:00;05"),  # of a tenth they do
+        ("01:00:59;50", 15, Fraction(60000, 1001), "01:01:00;09"),
+        ("23:59:59:23", 1, Fraction(24000, 1001), "00:00:00:00"),
+        ("00:00:00;00", 107_892, Fraction(30000, 1001), "01:00:00;00"),  # what the dropping is for
+        ("next Tuesday", 1, Fraction(25), None),
+    ],
+)
+def test_a_time_code_counts_frames(code: str, frames: int, rate: Fraction, expected: str | None) -> None:
+    assert moved_time_code(code, frames, rate) == expected
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_the_time_code_of_a_part_is_that_of_its_first_picture(
+    identity_artifact: Artifact, tmp_path: Path, suffix: str
+) -> None:
+    clip, out = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    with av.open(str(clip), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.metadata["timecode"] = "10:00:00:20"
+        for level in range(25):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8))))
+        container.mux(stream.encode(None))
+    for start, expected in ((None, "10:00:00:20"), (Fraction("0.4"), "10:00:01:05"), (Fraction("0.41"), "10:00:01:06")):
+        stylize_video(clip, out, style=identity_artifact.path, start=start, overwrite=True)
+        with av.open(str(out)) as container:
+            tags = {key.lower(): value for key, value in container.streams.video[0].metadata.items()}
+            assert tags["timecode"] == expected
