@@ -14,7 +14,7 @@ import typer
 
 from .cli_common import Command
 from .cli_plot import check_plot, write_plot
-from .errors import SinkError
+from .errors import SinkError, SourceError
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -61,6 +61,9 @@ def stability(
     check_plot(plot, overwrite=overwrite)
     if render is not None and render.exists() and not overwrite:
         raise SinkError(f"output must not exist yet, got {render}; --overwrite replaces it")
+    for clip in clips:
+        if not clip.exists():
+            raise SourceError(f"input must exist, got {clip}")
     with ExitStack() as stack:
         styles = [
             _loaded(text, name, tier, device, precision, stack, carried=carried)

@@ -111,8 +111,10 @@ class Run:
         self, source: str, target: Path, address: str, engines: "Engines", display: "Display"
     ) -> Outcome:
         from .cluster import stylize_on_cluster
+        from .input_file import check_reopens
         from .video_frames import open_frames
 
+        check_reopens(source)
         with open_frames(source, self._options, after=None) as (_, frames):
             engines.fit(frames.info.height, frames.info.width)
             display.start(source, frames.info, engines.info)

@@ -21,6 +21,7 @@ from .codecs import Encoding, check_container, check_encoder
 from .engine import Library
 from .errors import EngineError, ImpastoError, SourceError
 from .frame_rate import first as first_frames
+from .input_file import check_reopens
 from .options import VideoOptions
 from .output_file import check_target
 from .pipeline import Pipeline, Report
@@ -86,6 +87,7 @@ def stylize_on_cluster(
     """
     if options.fps is not None:
         raise ValueError(f"fps must be left out on a cluster, got {options.fps}")
+    check_reopens(source)
     check_target(target, overwrite=options.overwrite)
     check_container(target.suffix, options.encoding(target.suffix).codec)
     check_encoder(options.encoding(target.suffix))

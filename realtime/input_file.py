@@ -34,6 +34,13 @@ def open_input(path: str | Path) -> InputContainer:
     return _open(str(Path(name).absolute()), name)
 
 
+def check_reopens(path: str | Path, *, hint: str = "") -> None:
+    """Refuse what is gone once it was read, for those who read an input more than once; `hint` says what to do."""
+    name = str(path)
+    if name == "-" or ("://" not in name and Path(name).exists() and not (Path(name).is_file() or Path(name).is_dir())):
+        raise SourceError(f"input must be a file, which is read more than once, got {name}{hint}")
+
+
 def pick_video(container: InputContainer, name: str) -> VideoStream:
     """The first video stream that is no cover picture."""
     for stream in container.streams.video:

@@ -17,6 +17,7 @@ from .codecs import Encoding, check_container, check_encoder
 from .engine import EngineInfo
 from .errors import SinkError, SourceError
 from .frame import StreamInfo
+from .input_file import check_reopens
 from .options import VideoOptions
 from .output_file import check_target
 from .pipeline import Pipeline, Progress, Report
@@ -281,9 +282,8 @@ def _plain(value: Any) -> Any:
 
 def _check(source: str | Path, target: Path, options: VideoOptions) -> None:
     """Refuse what cannot end well before anything is opened."""
-    path = Path(source)
-    if str(source) != "-" and "://" not in str(source) and path.exists() and not (path.is_file() or path.is_dir()):
-        raise SourceError(f"input must be a file, which is read more than once, got {source}; a pipe is given as -")
+    if str(source) != "-":
+        check_reopens(source, hint="; a pipe is given as -")
     if str(target) == "-" or str(source) == "-":
         if options.resume:
             raise ValueError("resume must be left out for pipes, got --resume: what went through is gone")

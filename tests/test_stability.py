@@ -404,6 +404,7 @@ def test_legend_of_the_plot_covers_no_curve(
     ("arguments", "code", "words"),
     [
         (["missing.mp4"], 4, "missing.mp4"),
+        (["{junk}", "missing.mp4"], 4, "missing.mp4"),  # before anything is measured
         (["{folder}"], 4, "must hold pictures"),
         (["{junk}"], 4, "must move in a way that can be followed"),
         (["{passes}"], 4, "--pattern"),

@@ -172,6 +172,8 @@ def test_a_named_pipe_is_refused(identity_artifact: Artifact, tmp_path: Path, ou
     target = output if output == "-" else tmp_path / output
     with pytest.raises(SourceError, match="a pipe is given as -"):
         stylize_video(tmp_path / "pipe.mkv", target, style=identity_artifact.path)
+    with pytest.raises(SourceError, match=r"must be a file, which is read more than once, got .*pipe.mkv$"):
+        verify(tmp_path / "pipe.mkv", tmp_path / "pipe.mkv")
 
 
 @pytest.mark.parametrize(
