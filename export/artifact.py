@@ -11,14 +11,14 @@ an artifact.
 
 import hashlib
 import json
-import os
-import tempfile
+import secrets
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from ..training.checks import check_name
 from .artifact_check import MAX_BYTES, Kind, check_model
 from .errors import ArtifactError
 
@@ -161,15 +161,14 @@ def save_artifact(
         raise ArtifactError(f"{path} must not exist yet: choose another name or pass --overwrite")
     texts = {name: _visible(" ".join(text.split()))[:MAX_TEXT] for name, text in asdict(metadata.style).items()}
     data = seal(model, replace(metadata, style=StyleOrigin(**texts)))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        file = temporary.open("xb")  # readable for those whom the umask lets read: tempfile's are the owner's alone
     except OSError as exc:
         raise ArtifactError(f"{path.parent} must be a folder that can be written to: {exc.strerror}") from exc
-    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             file.write(data)
-        temporary.chmod(0o644)  # mkstemp's 0600 would hide an installed style from its users
         checked = load_artifact(temporary)
         temporary.replace(path)
     except OSError as exc:
@@ -212,6 +211,8 @@ def _digest_entry(body: bytes) -> bytes:
 
 def _read_bounded(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():  # a named pipe would be waited for without end
+            raise ArtifactError(f"{path} must be an artifact file, got a folder or a pipe")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
@@ -275,8 +276,7 @@ def metadata_from_json(values: Any) -> Metadata:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {given!r}")
     if type(metadata.stride) is not int or not 1 <= metadata.stride <= 64:
         raise ValueError(f"stride must be 1 to 64, got {metadata.stride!r}")
-    if not isinstance(metadata.name, str) or not metadata.name.isprintable() or not 0 < len(metadata.name) <= 100:
-        raise ValueError("name must be 1 to 100 printable characters")
+    check_name(metadata)
     _check_texts(metadata)
     for name, mapping in (("training", metadata.training), ("losses", metadata.losses)):
         if not isinstance(mapping, dict):

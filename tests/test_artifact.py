@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -121,6 +122,30 @@ def test_garbage(tmp_path: Path, content: bytes) -> None:
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     assert "there is none" in refused(tmp_path / "nowhere.onnx")
     refused(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such pipes")
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    assert "a folder or a pipe" in refused(tmp_path / "pipe.onnx")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no umask")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_others_may_read_what_the_umask_lets_them(
+    tmp_path: Path, identity_model: onnx.ModelProto, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        written = save_artifact(identity_model, METADATA, tmp_path / "a.onnx")
+    finally:
+        os.umask(before)
+    assert written.path.stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("name", ["a+b", "The Wave (1831), no. 2", "_DSC'01.jpg", "星月夜", "any"])
+def test_names_that_files_may_have(tmp_path: Path, identity_model: onnx.ModelProto, name: str) -> None:
+    assert save_artifact(identity_model, replace(METADATA, name=name), tmp_path / "a.onnx").metadata.name == name
 
 
 def test_every_truncation(tmp_path: Path, small_artifact: Artifact) -> None:
@@ -325,6 +350,12 @@ def test_a_file_beyond_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ({"stride": 0}, "stride must be 1 to 64"),
         ({"name": ""}, "name must be"),
         ({"name": "a\nb"}, "name must be"),
+        ({"name": "../../outside/a"}, "name must be 1 to 100 printable characters without / "),
+        ({"name": "a\\b"}, "name must be"),
+        ({"name": "C:a"}, "name must be"),
+        ({"name": ".hidden"}, "name must be"),
+        ({"name": "x" * 101}, "name must be"),
+        ({"name": ["mosaic"]}, "name must be"),
         ({"style": 5}, "valid metadata"),
         ({"style": {"title": "\x1b]0;mine\x07"}}, "title must be text of one line"),
         ({"style": {"artist": ["x"]}}, "artist must be text of one line"),

@@ -351,6 +351,7 @@ def test_the_learning_rate_is_one_cycle() -> None:
         ({"steps": 0}, "steps"), ({"crop_size": 66}, "crop_size"), ({"style_size": 20}, "style_size"),
         ({"style_weight": -1.0}, "style_weight"), ({"learning_rate": float("nan")}, "learning_rate"),
         ({"statistics": "mean"}, "statistics"),
+        ({"name": "a/b"}, "name must be 1 to 100"), ({"seed": -1}, "seed"), ({"seed": 2**32}, "seed"),
         ({"structure": 1.0}, "structure"), ({"tv_weight": float("inf")}, "tv_weight"),
     ],
 )  # fmt: skip

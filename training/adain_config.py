@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from .adain_networks import AdainKind, CompactConfig
-from .checks import check_choice, check_crop, check_loop, check_not_negative, check_positive
+from .checks import check_choice, check_crop, check_loop, check_name, check_not_negative, check_positive
 from .loop import Precision
 from .loss_network import LossNetworkName
 
@@ -66,6 +66,7 @@ class AdainTrainConfig:
     def __post_init__(self) -> None:
         check_choice(self, "kind", get_args(AdainKind))
         check_loop(self)
+        check_name(self)
         check_not_negative(self, "identity_weight", "hint_weight")
         check_positive(self, "style_knee")
         check_crop(self, multiple=16)

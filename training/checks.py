@@ -1,6 +1,7 @@
 """Checks that configurations share: `<what> must be <rule>, got <value>`, each over fields by their names."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,15 @@ def check_choice(config: Any, name: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
 
 
+def check_name(config: Any) -> None:
+    """`name`: that of an artifact, which becomes a file's and must not lead out of the folder."""
+    name = config.name
+    if not isinstance(name, str) or not name.isprintable() or not re.fullmatch(r"(?!\.)[^/\\:]{1,100}", name):
+        raise ValueError(
+            f"name must be 1 to 100 printable characters without / \\ : and not begin with a dot, got {name!r}"
+        )
+
+
 def check_crop(config: Any, *, multiple: int) -> None:
     """`crop_size`, which the networks must be able to halve again and again."""
     if config.crop_size < 64 or config.crop_size % multiple:
@@ -52,3 +62,5 @@ def check_loop(config: Any) -> None:
     check_positive(config, "learning_rate")
     check_not_negative(config, "content_weight", "style_weight", "tv_weight", "motion_weight")
     check_share(config, "structure")
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed must be in 0…{2**32 - 1}, got {config.seed}")

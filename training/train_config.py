@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from .checks import check_choice, check_crop, check_loop, check_not_negative, check_positive
+from .checks import check_choice, check_crop, check_loop, check_name, check_not_negative, check_positive
 from .gatys_config import Statistics
 from .loop import Precision
 from .loss_network import LossNetworkName
@@ -78,6 +78,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_loop(self)
+        check_name(self)
         check_not_negative(self, "keyframe_weight", "video_weight")
         check_positive(self, "style_scale")
         check_choice(self, "statistics", get_args(Statistics))
