@@ -25,7 +25,7 @@ DEMO_CLIP = Path(__file__).with_name("demo.mp4")
 
 
 def style_folders() -> tuple[Path, ...]:
-    """Where styles are looked for, the user's own first: a style of theirs hides one of ours of the same name."""
+    """Where styles are looked for, the user's own first: a style of theirs hides all of ours of the same name."""
     return user_styles(), Path(__file__).with_name("styles")
 
 
@@ -48,10 +48,12 @@ def installed_styles() -> dict[str, dict[Tier, Path]]:
     for folder in reversed(style_folders()):
         if not folder.is_dir():
             continue
+        here: dict[str, dict[Tier, Path]] = {}  # a style hides another whole: tiers of two paintings are no style
         for path in sorted(folder.glob("*.*.onnx")):  # fast before quality
             name, tier = path.name.removesuffix(".onnx").rsplit(".", 1)
             if tier in get_args(Tier):
-                found.setdefault(name, {})[tier] = path  # type: ignore[index]
+                here.setdefault(name, {})[tier] = path  # type: ignore[index]
+        found |= here
     return dict(sorted(found.items()))
 
 

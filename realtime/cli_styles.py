@@ -157,11 +157,11 @@ def _row(artifact: "Artifact") -> tuple[str, ...]:
 
 
 def _write_preview(artifacts: "list[Artifact]", target: Path, photo: Path | None, *, overwrite: bool) -> None:
-    import cv2
     import numpy as np
 
-    if target.exists() and not overwrite:
-        raise SinkError(f"{target} must not exist yet; pass --overwrite to replace it")
+    from .picture_files import StillPicture, check_picture_target, write_picture
+
+    check_picture_target(target, overwrite=overwrite)
     picture = _demo_picture() if photo is None else _read(photo)
     cells = [_cell(picture, "the photograph")]
     cells += [
@@ -171,12 +171,7 @@ def _write_preview(artifacts: "list[Artifact]", target: Path, photo: Path | None
     blank = np.full_like(cells[0], 255)
     cells += [blank] * (-len(cells) % _COLUMNS)
     rows = [np.hstack(cells[i : i + _COLUMNS]) for i in range(0, len(cells), _COLUMNS)]
-    try:
-        written = cv2.imwrite(str(target), np.vstack(rows)[:, :, ::-1])
-    except cv2.error as exc:
-        raise SinkError(f"--preview must name a .png or .jpg file, got {target}") from exc
-    if not written:
-        raise SinkError(f"cannot write {target}")
+    write_picture(StillPicture(np.vstack(rows)), target, overwrite=overwrite)
     print(f"wrote {target}")
 
 
@@ -218,10 +213,8 @@ def _demo_picture() -> "Picture":
 
 
 def _read(path: Path) -> "Picture":
-    import cv2
-    import numpy as np
+    from .picture_files import read_picture
 
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
-    if bgr is None:
+    if not path.is_file():
         raise SourceError(f"--photo must be a picture, got {path}")
-    return np.ascontiguousarray(bgr[:, :, ::-1], dtype=np.uint8)
+    return read_picture(path).data

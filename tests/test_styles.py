@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from impasto.assets import DEMO_CLIP, any_painting, find_style, installed_styles, user_styles
-from impasto.export.artifact import Artifact, load_artifact
+from impasto.export.artifact import Artifact, load_artifact, parse_model, seal
 from impasto.export.errors import ArtifactError
 from impasto.realtime import cli_styles
 from impasto.realtime.cli import app
@@ -95,8 +96,21 @@ def test_a_style_is_added_listed_and_removed(run: Run, identity_artifact: Artifa
 
 
 def test_a_user_style_hides_ours_of_the_same_name(make_artifact, identity_model, run: Run, own_folder: Path) -> None:
+    assert "quality" in installed_styles()["mosaic"]
     run("add", make_artifact(identity_model, name="mosaic").path)
     assert find_style("mosaic", "fast").parent == own_folder == user_styles()
+    assert list(installed_styles()["mosaic"]) == ["fast"], "one name is one painting"
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused(
+    run: Run, identity_artifact: Artifact, own_folder: Path, tmp_path: Path
+) -> None:
+    outside = replace(identity_artifact.metadata, name="../outside/x")
+    (tmp_path / "x.onnx").write_bytes(seal(parse_model(identity_artifact), outside))
+    code, _, err = run("add", tmp_path / "x.onnx")
+    assert (code, len(err.strip().splitlines())) == (3, 1)
+    assert "name must be 1 to 100 printable characters" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
 
 
 def test_what_ships_cannot_be_removed(run: Run) -> None:
@@ -164,3 +178,20 @@ def test_a_preview_of_what_is_no_picture_is_refused(run: Run, tmp_path: Path) ->
     (tmp_path / "x.jpg").write_bytes(b"not a picture")
     assert run("--preview", tmp_path / "a.png", "--photo", tmp_path / "x.jpg")[0] == 4
     assert run("--preview", tmp_path / "a.nonsense")[0] == 6
+
+
+def test_a_preview_is_written_whole_or_not_at_all(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_styles, "_load_all", list)  # the photograph alone
+    sheet = tmp_path / "sheet.png"
+    sheet.write_bytes(b"of before")
+
+    def full(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    code, _, err = run("--preview", sheet, "--overwrite")
+    assert (code, "No space left on device" in err) == (6, True)
+    assert sheet.read_bytes() == b"of before"
+    assert list(tmp_path.iterdir()) == [sheet]
