@@ -201,13 +201,13 @@ def _naively(once: _Once) -> "Callable[[Frame], Picture]":
 def _carrying(path: Path, engine: "Engine") -> "list[tuple[str, Engine]]":
     """The style with statistics averaged over time, and with those of the first frame."""
     from ..export.artifact import load_artifact
-    from .engine_carried import load_carried_engine
+    from .engine_carried import CarriedEngine
+    from .engine_statistics import open_statistics
 
-    artifact, info = load_artifact(path), engine.info
-    how: dict[str, Any] = {"library": info.name, "device": "cpu" if info.device.upper() == "CPU" else "auto"}
+    artifact = load_artifact(path)
     return [
-        ("carried", load_carried_engine(artifact, "carried", **how)),
-        ("frozen", load_carried_engine(artifact, "frozen", **how)),
+        (kind, CarriedEngine(open_statistics(artifact, engine.info), frozen=kind == "frozen"))
+        for kind in ("carried", "frozen")
     ]
 
 

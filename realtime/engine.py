@@ -56,6 +56,11 @@ class EngineInfo:
     """Device in the library's own words, e.g. "CPU" or "CUDA:0"."""
     precision: Precision
 
+    @property
+    def index(self) -> int:
+        """Which of several devices of a kind, as in `EngineOptions`: 1 for "CUDA:1" and "GPU.1"."""
+        return int(self.device.replace(".", ":").partition(":")[2] or 0)
+
     def __str__(self) -> str:
         return f"{self.name} on {self.device} in {self.precision}"
 
@@ -189,7 +194,7 @@ class PictureEngine:
 
 @dataclass(frozen=True)
 class Backend:
-    """A library on a kind of device. Its module has these three functions, with the device as an argument."""
+    """A library on a kind of device. Its module has the four functions below, with the device as an argument."""
 
     library: Library
     device: Device

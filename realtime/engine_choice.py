@@ -158,12 +158,18 @@ def _choose(
 
     for _, group in groupby(candidates, key=lambda candidate: candidate[0].hardware):
         opened: list[Racer] = []
-        for backend, artifact in group:
-            try:
-                opened.append(Racer(backend, backend.open(artifact, options)))
-            except EngineError as exc:
-                refused(backend, exc)
-        if ranked := _race(opened, refused):
+        try:
+            for backend, artifact in group:
+                try:
+                    opened.append(Racer(backend, backend.open(artifact, options)))
+                except EngineError as exc:
+                    refused(backend, exc)
+            ranked = _race(opened, refused)
+        except BaseException:
+            for racer in opened:
+                racer.engine.close()
+            raise
+        if ranked:
             best, *others = ranked
             for racer in others:
                 racer.engine.close()
@@ -210,8 +216,13 @@ def _race(opened: Sequence[Racer], refused: Callable[[Backend, EngineError], Non
 
     ranked = sorted(working, key=handicapped)
     if ranked and ranked[0] is not working[0]:  # a busy machine may have held up the favourite: each gets another go
-        for racer in working:
-            racer.taken_ms = min(racer.taken_ms, one_inference_ms(racer.engine))
+        for racer in ranked:
+            try:
+                racer.taken_ms = min(racer.taken_ms, one_inference_ms(racer.engine))
+            except EngineError as exc:
+                working.remove(racer)
+                racer.engine.close()
+                refused(racer.backend, exc)
         ranked = sorted(working, key=handicapped)
     return ranked
 

@@ -116,7 +116,6 @@ class Bound:
         self._ort, self._session, self._memory, self._index = onnxruntime, session, memory, index
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._inputs: dict[str, Any] = {}
-        self._painted: Any = None
         self._binding: Any = None
 
     def run(self, inputs: Tensors) -> Tensors:
@@ -139,10 +138,10 @@ class Bound:
             self._binding.bind_ortvalue_input(name, self._inputs[name])
         for output in self._session.get_outputs():
             if output.name == "stylized":
-                self._painted = self._ort.OrtValue.ortvalue_from_shape_and_type(
+                painted = self._ort.OrtValue.ortvalue_from_shape_and_type(
                     inputs["frame"].shape, np.uint8, self._memory, self._index
                 )
-                self._binding.bind_ortvalue_output(output.name, self._painted)
+                self._binding.bind_ortvalue_output(output.name, painted)
             else:
                 self._binding.bind_output(output.name, self._memory, self._index)
 

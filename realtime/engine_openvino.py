@@ -134,7 +134,14 @@ class _Compiled:
     def start(self, inputs: Tensors) -> "_Pending":
         if not self._free:
             self._busy[0].finish()
-        pending = _Pending(self, self._free.pop(), inputs)
+        request = self._free.pop()
+        try:
+            pending = _Pending(self, request, inputs)
+        except Exception as exc:
+            self._free.append(request)
+            if isinstance(exc, RuntimeError):
+                raise _failed(inputs, exc) from exc
+            raise
         self._busy.append(pending)
         return pending
 
@@ -186,10 +193,14 @@ class _Pending:
             copies = {output.any_name: request.get_tensor(output).data.copy() for output in others}
             self._outputs = self._bound | copies
         except RuntimeError as exc:
-            shapes = {name: array.shape for name, array in self._inputs.items()}
-            self._error = EngineError(f"OpenVINO failed on {shapes}: {one_line(exc)}")
+            self._error = _failed(self._inputs, exc)
         self._inputs, self._bound = {}, {}
         self._owner.give_back(self, request)
+
+
+def _failed(inputs: Tensors, error: RuntimeError) -> EngineError:
+    shapes = {name: array.shape for name, array in inputs.items()}
+    return EngineError(f"OpenVINO failed on {shapes}: {one_line(error)}")
 
 
 def _core() -> "openvino.Core":

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +11,6 @@ from ..export.artifact import Artifact, Precision
 from ..export.parity import Candidate, Picture
 from .engine import BACKENDS, Backend, Batch, EngineOptions, PictureEngine, PrecisionChoice
 from .errors import EngineError
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 

@@ -167,7 +167,7 @@ def open_statistics(artifact: Artifact, info: EngineInfo, *, threads: int = 0, i
     hardware = "cpu" if info.device.upper().startswith("CPU") else "gpu"
     # Where int8 won, the float precision that the device is fastest in.
     precision: PrecisionChoice = "auto" if info.precision == "int8" else info.precision
-    options = EngineOptions(precision=precision, threads=threads, in_flight=in_flight)
+    options = EngineOptions(index=info.index, precision=precision, threads=threads, in_flight=in_flight)
     for backend in BACKENDS:
         if (backend.library, backend.hardware) != (info.name, hardware):
             continue

@@ -47,9 +47,13 @@ def open_runner(
             raise EngineError(str(exc)) from exc
     try:
         return TensorRtRunner(read_engine(path.read_bytes(), path.name), options)
-    except (ArtifactError, EngineError) as exc:
+    except (ArtifactError, _UnreadableEngine) as exc:
         path.unlink(missing_ok=True)  # of another version, or damaged; it is a cache
         raise EngineError(f"{exc}: it has been removed, try again") from exc
+
+
+class _UnreadableEngine(EngineError):
+    """What was built cannot be used; any other `EngineError` is no reason to build it again."""
 
 
 def _for_this_machine(artifact: Artifact, options: EngineOptions) -> EngineFile:
@@ -103,8 +107,10 @@ class TensorRtRunner:
         runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
         self._engine: Any = runtime.deserialize_cuda_engine(built.plan)
         if self._engine is None:
-            raise EngineError("TensorRT must be able to read the engine, but it cannot")
+            raise _UnreadableEngine("TensorRT must be able to read the engine, but it cannot")
         self._context: Any = self._engine.create_execution_context()
+        if self._context is None:
+            raise EngineError("the card must have memory for what the engine computes, but TensorRT gets none")
         (self._stream,) = _check(cudart.cudaStreamCreate())
         self._buffers: dict[str, tuple[int, int]] = {}
         self._index = options.index
@@ -150,6 +156,7 @@ class TensorRtRunner:
         address, capacity = self._buffers.get(name, (0, 0))
         if capacity < size:
             if capacity:
+                del self._buffers[name]  # what is freed must not be found again where the card has no more memory
                 _check(self._cudart.cudaFree(address))
             (address,) = _check(self._cudart.cudaMalloc(size))
             self._buffers[name] = (int(address), size)

@@ -114,6 +114,11 @@ class _Captured:
         self._sent = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         self._frames = torch.zeros(shape, dtype=torch.uint8, device=device)
         self._returned = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        with torch.cuda.device(device):  # a graph is captured on the current one
+            self._capture(paint)
+
+    def _capture(self, paint: Any) -> None:
+        torch, device = self._torch, self._device
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):  # cuDNN chooses its kernels before the capture
@@ -121,15 +126,18 @@ class _Captured:
                 paint(self._frames)
         torch.cuda.current_stream(device).wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # PyTorch's own stream lies on the card of its first capture. Another thread may paint meanwhile: what it does
+        # must not end this capture.
+        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
             self._painted = paint(self._frames)
 
     def run(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         self._sent.numpy()[...] = frames
-        self._frames.copy_(self._sent, non_blocking=True)
-        self._graph.replay()
-        self._returned.copy_(self._painted, non_blocking=True)
-        self._torch.cuda.current_stream(self._device).synchronize()
+        with self._torch.cuda.device(self._device):
+            self._frames.copy_(self._sent, non_blocking=True)
+            self._graph.replay()
+            self._returned.copy_(self._painted, non_blocking=True)
+            self._torch.cuda.current_stream(self._device).synchronize()
         painted: npt.NDArray[np.uint8] = self._returned.numpy().copy()
         return painted
 

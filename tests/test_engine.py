@@ -118,6 +118,19 @@ def test_a_size_that_keeps_coming_gives_the_same_picture(
         assert compare([(pictures[0], picture)], precision=precision, engine="").psnr_db > PSNR_FLOOR_DB[precision]
 
 
+def test_openvino_goes_on_after_an_input_that_it_refuses(small_artifact: Artifact) -> None:
+    pytest.importorskip("openvino")
+    backend = next(backend for backend in BACKENDS if str(backend) == "openvino on cpu")
+    runner = backend.open_runner(small_artifact, small_artifact.read(), EngineOptions(precision="fp32"))
+    frames = np.ascontiguousarray(noise(1, 48, 80, 3))
+    wanted = runner.start({"frame": frames}).result()["stylized"]
+    for _ in range(3):
+        with pytest.raises(EngineError, match=r"OpenVINO failed on \{'frame': \(1, 48, 80, 3\)\}"):
+            runner.start({"frame": frames.astype(np.float32)})
+    assert np.array_equal(runner.start({"frame": frames}).result()["stylized"], wanted)
+    runner.close()
+
+
 def test_closing_waits_for_what_nobody_collects() -> None:
     """As when a disk is full: frames under way are left alone, and must not write into memory that was freed."""
     script = (

@@ -133,6 +133,39 @@ def test_a_favourite_that_was_held_up_once_is_kept(
     assert engine is favourite
 
 
+def test_an_engine_that_fails_at_its_second_go_is_out(
+    choose: Callable[..., tuple[Engine, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    favourite, later = FakeEngine("10"), FakeEngine("9", "int8")
+    goes = iter([40.0])
+
+    def taken_ms(engine: FakeEngine, **_: object) -> float:
+        if engine is later:
+            return 9.0
+        for taken in goes:
+            return taken
+        raise EngineError("out of memory")
+
+    monkeypatch.setattr(engine_choice, "one_inference_ms", taken_ms)
+    engine, _ = choose([FakeBackend("openvino", "cpu", "cpu", engine) for engine in (favourite, later)])
+    assert engine is later
+    assert (favourite.closed, later.closed) == (True, False)
+
+
+def test_no_engine_is_left_open_by_an_error_of_another_kind(
+    choose: Callable[..., tuple[Engine, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = [FakeEngine("10"), FakeEngine("9")]
+
+    def fails(engine: FakeEngine, **_: object) -> float:
+        raise MemoryError
+
+    monkeypatch.setattr(engine_choice, "one_inference_ms", fails)
+    with pytest.raises(MemoryError):
+        choose([FakeBackend("openvino", "cpu", "cpu", engine) for engine in engines])
+    assert [engine.closed for engine in engines] == [True, True]
+
+
 @pytest.mark.parametrize(("later_ms", "chosen"), [("9", "9"), ("11", "15")])
 def test_a_library_that_is_placed_later_must_win_clearly(
     choose: Callable[..., tuple[Engine, list[str]]], later_ms: str, chosen: str

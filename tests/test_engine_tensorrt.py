@@ -274,6 +274,39 @@ def test_a_damaged_engine_in_the_cache_is_removed(fake: FakeTensorRt, small_arti
     load_engine(small_artifact, device="tensorrt", library="tensorrt", build="wait").close()
 
 
+def test_a_full_card_keeps_what_was_built_and_never_paints_in_freed_memory(
+    fake: FakeTensorRt, small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how: dict[str, Any] = {"device": "tensorrt", "library": "tensorrt", "precision": "fp16", "build": "wait"}
+    engine = load_engine(small_artifact, **how)
+    painted = engine(FRAMES)
+    with monkeypatch.context() as full:
+        full.setattr(FakeCuda, "cudaMalloc", lambda self, size: (2,))
+        for _ in range(2):
+            with pytest.raises(EngineError, match="CUDA must succeed"):
+                engine(np.zeros((1, 1024, 1024, 3), np.uint8))
+            with pytest.raises(EngineError, match="CUDA must succeed"):
+                engine(FRAMES)
+    assert np.array_equal(engine(FRAMES), painted)
+    engine.close()
+    assert fake.cuda.memory == {}  # type: ignore[attr-defined]
+
+    (path,) = (Path(engine_tensorrt.cache_folder("tensorrt"))).iterdir()
+    with monkeypatch.context() as full:
+        full.setattr(FakeCuda, "cudaStreamCreate", lambda self: (2,))
+        with pytest.raises(EngineError, match="CUDA must succeed"):
+            load_engine(small_artifact, **how)
+    plan = SimpleNamespace(create_execution_context=lambda: None)
+    monkeypatch.setattr(fake.Runtime, "deserialize_cuda_engine", lambda self, _: plan)  # type: ignore[attr-defined]
+    with pytest.raises(EngineError, match="card must have memory"):
+        load_engine(small_artifact, **how)
+    assert path.is_file()
+    monkeypatch.setattr(fake.Runtime, "deserialize_cuda_engine", lambda self, _: None)  # type: ignore[attr-defined]
+    with pytest.raises(EngineError, match="it has been removed, try again"):
+        load_engine(small_artifact, **how)
+    assert not path.exists()
+
+
 def test_the_build_runs_beside_another_engine_and_takes_over(fake: FakeTensorRt, small_artifact: Artifact) -> None:
     fake.go.clear()
     lines: list[str] = []

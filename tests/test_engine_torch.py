@@ -1,6 +1,9 @@
 """The PyTorch engine rebuilds its network from the artifact alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from impasto.export.parity import compare  # noqa: E402
 from impasto.export.to_onnx import build_graph, torch_reference  # noqa: E402
 from impasto.export.to_torch import rebuild_checkpoint, rebuild_network  # noqa: E402
 from impasto.realtime.engine import PictureEngine  # noqa: E402
-from impasto.realtime.engine_torch import TorchRunner  # noqa: E402
+from impasto.realtime.engine_torch import TorchRunner, _Captured  # noqa: E402
 from impasto.realtime.errors import EngineError  # noqa: E402
 from impasto.training.networks import NetworkConfig, build_network  # noqa: E402
 
@@ -85,3 +88,29 @@ def test_an_epsilon_of_zero_is_one_clear_error(
     damaged = make_artifact(model, stride=4, training={"network": network.config.to_dict()})
     with pytest.raises(ArtifactError, match="must have epsilons above 0 to be trained on, got 0"):
         rebuild_checkpoint(damaged)
+
+
+def test_a_second_card_captures_and_replays_its_own_graph() -> None:
+    """With a PyTorch that only notes on which card it is asked to do what."""
+    current, seen = ["cuda:0"], []
+    fake = MagicMock()
+
+    @contextmanager
+    def device(name: str) -> Iterator[None]:
+        current.append(name)
+        yield
+        current.pop()
+
+    @contextmanager
+    def graph(made: object, stream: Any, capture_error_mode: str) -> Iterator[None]:
+        seen.append((current[-1], stream.card, capture_error_mode))
+        yield
+
+    fake.cuda.device, fake.cuda.graph = device, graph
+    fake.cuda.Stream = lambda device: MagicMock(spec=["wait_stream"], card=device)
+    fake.cuda.CUDAGraph.return_value.replay = lambda: seen.append(current[-1])
+    frames = np.zeros((1, 4, 4, 3), np.uint8)
+    fake.empty.return_value.numpy.return_value = frames.copy()
+    _Captured(fake, lambda frames: frames, frames.shape, "cuda:1").run(frames)
+    assert seen == [("cuda:1", "cuda:1", "thread_local"), "cuda:1"]
+    assert current == ["cuda:0"]

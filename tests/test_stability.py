@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -14,7 +15,9 @@ from typer.testing import CliRunner
 
 from impasto.assets import DEMO_CLIP
 from impasto.export.artifact import Artifact
+from impasto.realtime import cli_stability, engine_statistics
 from impasto.realtime.cli_stability import app
+from impasto.realtime.engine import EngineInfo, Precision
 from impasto.realtime.engine_choice import load_engine
 from impasto.realtime.errors import SinkError, SourceError
 from impasto.realtime.frame import Frame
@@ -324,6 +327,19 @@ def test_styles_of_one_file_name_are_rows_of_their_own(
     again = run.invoke(app, [str(rendered), styles[0], f"--style={tmp_path}/./a/x.onnx"])
     assert again.exit_code == 2
     assert "once each" in again.stderr
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_carried_rows_are_of_the_engine_beside_them(
+    small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    """Its card and its precision too: else they are no comparison."""
+    info = EngineInfo("onnxruntime", "CUDA:1", precision)
+    asked: list[EngineInfo] = []
+    monkeypatch.setattr(engine_statistics, "open_statistics", lambda artifact, info: asked.append(info))
+    rows = cli_stability._carrying(small_artifact.path, SimpleNamespace(info=info))
+    assert [name for name, _ in rows] == ["carried", "frozen"]
+    assert asked == [info, info]
 
 
 def test_a_files_name_may_hold_a_plus(rendered: Path, identity_artifact: Artifact, tmp_path: Path) -> None:

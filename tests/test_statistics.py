@@ -1,6 +1,7 @@
 """Statistics outside the network change nothing when they are the frame's own, and hold still when they are held."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,8 +17,14 @@ from impasto.export.statistics import (
     layout_of,
     measure_statistics,
 )
-from impasto.realtime.engine import BACKENDS, EngineOptions
-from impasto.realtime.engine_statistics import StatisticsEngine, measure_tiled, paint_tiles, tiles_of
+from impasto.realtime.engine import BACKENDS, Backend, EngineInfo, EngineOptions, Library
+from impasto.realtime.engine_statistics import (
+    StatisticsEngine,
+    measure_tiled,
+    open_statistics,
+    paint_tiles,
+    tiles_of,
+)
 from impasto.realtime.errors import EngineError
 
 
@@ -120,3 +127,23 @@ def test_operations_are_counted_per_pixel_of_the_frame(small_artifact: Artifact)
 def test_networks_without_normalisation_say_so(identity_artifact: Artifact) -> None:
     with pytest.raises(ArtifactError, match="must have instance normalisations"):
         layout_of(parse_model(identity_artifact))
+
+
+@pytest.mark.parametrize(
+    ("library", "device", "index"),
+    [("onnxruntime", "CUDA:0", 0), ("onnxruntime", "CUDA:1", 1), ("openvino", "GPU", 0), ("openvino", "GPU.1", 1)],
+)
+def test_statistics_come_from_the_card_that_paints(
+    small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch, library: Library, device: str, index: int
+) -> None:
+    asked: list[EngineOptions] = []
+
+    def open_runner(self: Backend, artifact: Artifact, graph: bytes, options: EngineOptions) -> SimpleNamespace:
+        asked.append(options)
+        name = device if options.index == index else "another"
+        return SimpleNamespace(info=EngineInfo(self.library, name, "fp32"), close=lambda: None)
+
+    monkeypatch.setattr(Backend, "open_runner", open_runner)
+    info = EngineInfo(library, device, "fp16")
+    assert open_statistics(small_artifact, info).info.device == device
+    assert [(options.index, options.precision) for options in asked] == [(index, "fp16")]
