@@ -9,6 +9,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -365,24 +366,28 @@ def _measurements(
             except ImpastoError as exc:
                 on_skipped(f"{backend} in {precision}: {exc}")
                 return
-            for height, width in options.sizes:
-                latencies_ms, fps = _speed(engine, (height, width), options.seconds)
-                yield Measurement(
-                    style=artifact.metadata.name,
-                    tier=artifact.metadata.tier,
-                    engine=str(backend),
-                    precision=precision,
-                    height=height,
-                    width=width,
-                    threads=threads,
-                    in_flight=in_flight,
-                    median_ms=round(statistics.median(latencies_ms), 2),
-                    p95_ms=round(float(np.percentile(latencies_ms, 95)), 2),
-                    fps=round(fps, 2),
-                    tflops=round(operations * height * width * fps / 1e12, 4),
-                    peak_tflops=None if peak is None else round(peak, 4),
-                )
-            engine.close()
+            with closing(engine):
+                for height, width in options.sizes:
+                    try:
+                        latencies_ms, fps = _speed(engine, (height, width), options.seconds)
+                    except ImpastoError as exc:
+                        on_skipped(f"{backend} in {precision}, {width}x{height}: {exc}")
+                        continue
+                    yield Measurement(
+                        style=artifact.metadata.name,
+                        tier=artifact.metadata.tier,
+                        engine=str(backend),
+                        precision=precision,
+                        height=height,
+                        width=width,
+                        threads=threads,
+                        in_flight=in_flight,
+                        median_ms=round(statistics.median(latencies_ms), 2),
+                        p95_ms=round(float(np.percentile(latencies_ms, 95)), 2),
+                        fps=round(fps, 2),
+                        tflops=round(operations * height * width * fps / 1e12, 4),
+                        peak_tflops=None if peak is None else round(peak, 4),
+                    )
 
 
 def _speed(engine: PictureEngine, size: Size, seconds: float) -> tuple[list[float], float]:

@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 from impasto.export.artifact import Artifact
 from impasto.realtime import bench as bench_module
 from impasto.realtime import cli_bench
-from impasto.realtime.bench import Measurement, bench_peers, times_peer
+from impasto.realtime.bench import BenchOptions, Measurement, bench, bench_peers, times_peer
+from impasto.realtime.engine import Backend, Batch, Done, PendingPicture
+from impasto.realtime.errors import EngineError
 
 RESULT = Measurement(
     "blobs", "fast", "openvino on cpu", "fp32", height=32, width=64, threads=1, in_flight=1, median_ms=1.0,
@@ -65,3 +67,39 @@ def test_a_missing_pytorch_is_one_line_before_anything_is_measured(monkeypatch: 
     assert done.exit_code == 5
     assert "pip install 'impasto[train]'" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_engine_that_cannot_do_a_size_is_passed_over_and_closed(
+    small_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[bool] = []
+
+    class Small:
+        """Has no memory for large frames."""
+
+        in_flight = 1
+
+        def warmup(self, height: int, width: int) -> None:
+            if height > 64:
+                raise EngineError("no memory")
+
+        def __call__(self, frames: Batch) -> Batch:
+            return frames
+
+        def submit(self, frames: Batch) -> PendingPicture:
+            return PendingPicture(Done({"stylized": frames}))
+
+        def close(self) -> None:
+            closed.append(True)
+
+    backend = Backend("onnxruntime", "cpu", "nowhere", "cpu")
+    monkeypatch.setattr(bench_module, "BACKENDS", (backend, backend))
+    monkeypatch.setattr(bench_module, "matrix_peak_tflops", lambda *_: None)
+    monkeypatch.setattr(Backend, "precisions", lambda self: ("fp32",))
+    monkeypatch.setattr(Backend, "open", lambda self, artifact, options: Small())
+    skipped: list[str] = []
+    options = BenchOptions(sizes=((128, 128), (64, 64)), seconds=0.0)
+    found = list(bench([small_artifact.path], options, on_skipped=skipped.append))
+    assert [one.height for one in found] == [64, 64]
+    assert skipped == ["onnxruntime on cpu in fp32, 128x128: no memory"] * 2
+    assert len(closed) == 2
