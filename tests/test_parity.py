@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from impasto.export import parity as parity_module
-from impasto.export.artifact import Artifact
-from impasto.export.parity import Candidate, Painter, check_sizes
+from impasto.export.artifact import Artifact, Parity
+from impasto.export.parity import Candidate, Painter, check_floor, check_sizes
 from impasto.realtime.engine import Batch
 from impasto.realtime.engine_proof import proof_candidates
 from impasto.realtime.errors import ArtifactError
@@ -65,3 +65,8 @@ def test_check_finds_an_engine_that_mixes_a_batch(small_artifact: Artifact, cand
     wrong = with_batches(right, lambda painted: np.roll(painted, 1, axis=0))
     with pytest.raises(ArtifactError, match="batches of 1, 2, 5 in fp32 must be within 50 dB"):
         list(check_sizes(small_artifact, [right, wrong], noise(1, 90, 70, 3)[0]))
+
+
+def test_what_is_no_number_is_no_proof() -> None:
+    with pytest.raises(ArtifactError, match="must be within 50 dB"):
+        check_floor(Parity("fp32", "any", float("nan"), 255, 1.0))
