@@ -14,10 +14,13 @@ import logging
 import math
 import os
 import re
+import zlib
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -26,7 +29,7 @@ from ..export.arbitrary import Vector, bake
 from ..export.artifact import Artifact, StyleOrigin, load_artifact, parse_model, save_artifact
 from ..training.decoding import check_claim, decode_picture
 from .cache import cache_folder
-from .engine import Engine
+from .engine import Engine, one_line
 from .engine_choice import run_once
 from .errors import ArtifactError
 from .frame import Picture
@@ -45,6 +48,7 @@ SCALES = (0.25, 4.0)
 _ENCODER_STRIDE = 16
 _LONGEST = 3.0  # long side over short side that the encoder looks at; of a scroll it sees the middle
 _KEPT_STYLES = 64
+_KEPT_VECTORS = 4096  # of a few kilobytes each
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,8 @@ class StyleBook:
                     f"{style} must be mixed as a picture: give its painting's file, for it is known as a network only"
                 )
             return known
+        if Path(style).exists() and not Path(style).is_file():  # a named pipe would be waited for without end
+            raise ArtifactError(f"painting must be a file, got {style}")
         try:
             with Path(style).open("rb") as file:
                 data = file.read(MAX_FILE_BYTES + 1)
@@ -204,7 +210,7 @@ class StyleBook:
         if path is None:
             raise ArtifactError("a painting's style must be kept in a cache folder, set IMPASTO_CACHE to one")
         artifact = self.write_style(vector, path, name=name, origin=origin, overwrite=True)
-        _forget_oldest(path.parent)
+        _forget_oldest(path.parent, ".onnx", _KEPT_STYLES)
         return artifact
 
     def write_style(
@@ -254,10 +260,13 @@ def _known_vectors(networks: AnyPainting) -> dict[str, Vector]:
     path = known_vectors_path(networks.stylizer.path)
     if not path.is_file():
         return {}
-    with np.load(path, allow_pickle=False) as file:
-        if str(file["encoder"]) != networks.encoder.sha256:
-            return {}
-        return {name: file[name].astype(np.float32) for name in file.files if name != "encoder"}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["encoder"]) != networks.encoder.sha256:
+                return {}
+            return {name: file[name].astype(np.float32) for name in file.files if name != "encoder"}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as exc:
+        raise ArtifactError(f"{path} must hold the styles' vectors, but it is damaged: {one_line(exc)}") from exc
 
 
 def known_vectors_path(stylizer: Path) -> Path:
@@ -290,14 +299,19 @@ def _write_vector(path: Path | None, vector: Vector) -> None:
         with part.open("wb") as file:
             np.save(file, vector)
         os.replace(part, path)
+        _forget_oldest(path.parent, ".npy", _KEPT_VECTORS)
     except OSError as exc:
         logger.info("a painting is not kept: %s", exc)
 
 
-def _forget_oldest(folder: Path) -> None:
-    styles = sorted(folder.glob("*.onnx"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in styles[_KEPT_STYLES:]:
-        path.unlink(missing_ok=True)
+def _forget_oldest(folder: Path, suffix: str, kept: int) -> None:
+    dated = []
+    for path in folder.glob(f"*{suffix}"):
+        with suppress(OSError):  # another process forgets, too
+            dated.append((path.stat().st_mtime, path))
+    for _, path in sorted(dated)[:-kept]:
+        with suppress(OSError):
+            path.unlink()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Any picture as a style: read safely, encoded once, mixed and folded, with the networks that ship."""
 
 import base64
+import os
 import struct
+import sys
 import time
 import tracemalloc
 import zlib
@@ -196,6 +198,36 @@ def test_a_damaged_cache_is_no_harm(book: StyleBook, make_painting: Callable, tm
     assert load_artifact(book.style(first, name="a").path).metadata.name == "a"
 
 
+def test_the_cache_forgets_the_oldest_vectors(
+    book: StyleBook, make_painting: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paintings, "_KEPT_VECTORS", 2)
+    folder = tmp_path / "cache" / "paintings"
+    book.vector(make_painting("a.png", 1))
+    (first,) = folder.glob("*.npy")
+    os.utime(first, (1, 1))
+    for seed in (2, 3):
+        book.vector(make_painting(f"{seed}.png", seed))
+    assert len(list(folder.glob("*.npy"))) == 2
+    assert not first.exists()
+
+
+def test_what_another_process_has_forgotten_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "gone.npy").symlink_to(tmp_path / "nowhere")  # listed, and not there
+    for number in range(3):
+        (tmp_path / f"{number}.npy").touch()
+        os.utime(tmp_path / f"{number}.npy", (number, number))
+    paintings._forget_oldest(tmp_path, ".npy", 1)
+    assert {path.name for path in tmp_path.iterdir()} == {"2.npy", "gone.npy"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such pipes")
+def test_a_named_pipe_is_not_waited_for(book: StyleBook, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ArtifactError, match=r"painting must be a file, got .*pipe.png$"):
+        book.vector(str(tmp_path / "pipe.png"))
+
+
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_a_picture_of_one_colour_is_a_style(book: StyleBook, photo: Picture, value: int) -> None:
     vector = book.encode(encoded(np.full((64, 64, 3), value, np.uint8)), where="plain")
@@ -383,6 +415,10 @@ def test_a_trained_style_is_known_by_its_paintings_vector(
     np.savez_compressed(path, encoder=np.array("of another"), mosaic=np.zeros(3))
     assert book.known("nobody") is None
     assert StyleBook(book.networks).known("mosaic") is None  # a trained network alone
+    for damaged in (path.read_bytes()[:-100], b"", b"rubbish"):
+        path.write_bytes(damaged)
+        with pytest.raises(ArtifactError, match="styles' vectors, but it is damaged"):
+            book.known("mosaic")
 
 
 def test_style_files_for_a_camera(book: StyleBook, make_painting: Callable) -> None:
