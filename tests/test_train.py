@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,8 +19,8 @@ from impasto.training import loop  # noqa: E402
 from impasto.training.balance import StyleBalance  # noqa: E402
 from impasto.training.checkpoint import load_checkpoint  # noqa: E402
 from impasto.training.errors import TrainingError  # noqa: E402
-from impasto.training.loop import learning_rate  # noqa: E402
-from impasto.training.run_log import RunLog  # noqa: E402
+from impasto.training.loop import Progress, learning_rate  # noqa: E402
+from impasto.training.run_log import RunLog, write_figure  # noqa: E402
 from impasto.training.train import train  # noqa: E402
 
 from .train_helpers import (  # noqa: E402
@@ -173,6 +174,25 @@ def test_an_output_that_cannot_be_a_folder_is_said_before_the_first_step(
     assert steps == []
     with pytest.raises(TrainingError, match="cannot write"):
         RunLog(tmp_path / "file" / "run" / "log.csv", ["total"]).write()
+
+
+def test_the_steps_of_a_long_run_stay_whole_numbers(tmp_path: Path) -> None:
+    progress = Progress(1_234_560, 2_000_000, {"total": 0.123456789}, 1.0, 2.0, 3.0, bad_files=0)
+    for _ in range(2):  # as a run that is resumed
+        log = RunLog(tmp_path / "log.csv", ["total"])
+        log.add(progress)
+        log.write()
+    assert (tmp_path / "log.csv").read_text().splitlines()[1:] == ["1234560,0.123457,1,2"]
+
+
+def test_a_report_that_cannot_be_written_is_one_error_and_leaves_nothing(tmp_path: Path) -> None:
+    def savefig(path: Path, dpi: int) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(TrainingError, match=r"cannot write .*report.png: .*No space left"):
+        write_figure(SimpleNamespace(savefig=savefig), tmp_path / "report.png", dpi=90)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from impasto.realtime.cli_train import app  # noqa: E402
 from impasto.training import train as train_module  # noqa: E402
 from impasto.training.checkpoint import load_checkpoint  # noqa: E402
 from impasto.training.errors import TrainingError  # noqa: E402
+from impasto.training.report import RunReport  # noqa: E402
 from impasto.training.train_config import TrainConfig  # noqa: E402
 
 from .train_helpers import MakeConfig  # noqa: E402
@@ -102,12 +103,13 @@ def test_damaged_photographs_do_not_end_the_command(make_config: MakeConfig) -> 
 
 
 def test_tensorboard_gets_losses_and_pictures(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[Path] = []
     scalars: list[tuple[str, int]] = []
     images: list[tuple[str, tuple[int, ...], int]] = []
 
     class Writer:
         def __init__(self, folder: Path) -> None:
-            self.folder = folder
+            folders.append(folder)
 
         def add_scalar(self, name: str, value: float, step: int) -> None:
             scalars.append((name, step))
@@ -119,11 +121,14 @@ def test_tensorboard_gets_losses_and_pictures(make_config: MakeConfig, monkeypat
             scalars.append(("flush", 0))
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    RunReport(Path("other"), style_image=Path("x"), photographs=[], tensorboard=True)  # of a process that reports none
+    assert folders == []
     done = CliRunner().invoke(app, _arguments(make_config(), "--steps", "12", "--tensorboard", "--quiet"))
     assert done.exit_code == 0, (done.output, done.exception)
     assert [step for name, step in scalars if name == "loss/total"] == [10, 12]
     assert scalars[-1] == ("flush", 0)
     assert images == [(f"sample/{i}", (320, 384, 3), 12) for i in range(4)]
+    assert len(folders) == 1
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     missing = CliRunner().invoke(app, _arguments(make_config("missing"), "--tensorboard"))

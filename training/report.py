@@ -1,6 +1,7 @@
 """What a training run leaves to look at: `log.csv` with the losses, `report.png` with curves and pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,13 @@ class RunReport:
         self._style_image = style_image
         self._photographs = [resize_short_side(read_picture(path), _SAMPLE_SIDE) for path in photographs]
         self._log = RunLog(folder / "log.csv", CURVES)
-        self._writer = _tensorboard_writer(folder) if tensorboard else None
+        self._open_writer = _tensorboard_writer(folder) if tensorboard else None
+        self._writer: Any = None
 
     def __call__(self, progress: Progress) -> None:
-        if self._log.add(progress) and self._writer is not None:
+        if self._log.add(progress) and self._open_writer is not None:
+            # Not before: several processes have a report, and only the first is told of steps.
+            self._writer = self._writer or self._open_writer()
             for name, value in progress.losses.items():
                 self._writer.add_scalar(f"loss/{name}", value, progress.step)
 
@@ -93,9 +97,10 @@ def _show(axes: Any, picture: Picture, title: str) -> None:
     axes.axis("off")
 
 
-def _tensorboard_writer(folder: Path) -> Any:
+def _tensorboard_writer(folder: Path) -> Callable[[], Any]:
+    """What opens one; TensorBoard is found missing here."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as exc:
         raise TrainingError("--tensorboard needs the tensorboard package: pip install tensorboard") from exc
-    return SummaryWriter(folder / "tensorboard")
+    return partial(SummaryWriter, folder / "tensorboard")

@@ -56,7 +56,10 @@ class RunLog:
                 columns = ("step", *self._curves, "style_weight", "pictures_per_second")
                 writer = csv.DictWriter(file, columns, restval="")
                 writer.writeheader()
-                writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.rows)
+                writer.writerows(
+                    {name: f"{value:.0f}" if name == "step" else f"{value:.6g}" for name, value in row.items()}
+                    for row in self.rows
+                )
             part.replace(self._path)
         except OSError as exc:
             with suppress(OSError):
@@ -76,10 +79,19 @@ class RunLog:
 
 
 def write_figure(figure: Any, path: Path, *, dpi: int) -> None:
-    """A figure of matplotlib as PNG, whole or not at all."""
+    """A figure of matplotlib as PNG, whole or not at all.
+
+    Raises:
+        TrainingError: it cannot be written.
+    """
     part = path.with_name(f".{path.stem}.part.png")
-    figure.savefig(part, dpi=dpi)
-    part.replace(path)
+    try:
+        figure.savefig(part, dpi=dpi)
+        part.replace(path)
+    except OSError as exc:
+        with suppress(OSError):
+            part.unlink()
+        raise TrainingError(f"cannot write {path}: {exc}") from exc
 
 
 def _read(path: Path) -> list[dict[str, float]]:

@@ -57,7 +57,10 @@ def train_adain(
     sample: Callable[[AdainNetworks, int], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Path:
-    """Train and return the path of the last checkpoint. Runs data-parallel when started by `torchrun`, as `train`.
+    """Train and return the path of the last checkpoint. Runs data-parallel when started by `torchrun`.
+
+    Several processes learn much as one does, but not the same as with `train`: each moves half of its own share of the
+    photographs, by a motion of its own, and the loss `distance` is the mean of their medians.
 
     Args:
         resume: go on from `state.pt` in `config.output`, to the same result as an uninterrupted run.
