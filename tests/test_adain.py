@@ -1,5 +1,7 @@
 """Any painting, learned: AdaIN against numpy, what zeros and shares of a style mean, the two kinds of training."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -220,6 +222,25 @@ def test_the_loss_falls(make_config: MakeConfig, kind: str, rate: float, names: 
     reports = reports_of(make_config(kind=kind, steps=40, style_weight=5.0, motion_weight=5.0, learning_rate=rate))
     assert reports[-1].losses["total"] < 0.9 * reports[0].losses["total"]
     assert set(reports[-1].losses) == names
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="repr of a path is no path's name there")
+def test_two_processes_learn_what_one_does(make_config: MakeConfig, tmp_path: Path) -> None:
+    one, two = (make_config(run, batch_size=4, steps=4) for run in ("one", "two"))
+    reports_of(one)
+    script = tmp_path / "two.py"
+    script.write_text(
+        "from pathlib import PosixPath\n"
+        "from impasto.training.adain_config import AdainTrainConfig\n"
+        "from impasto.training.adain_networks import CompactConfig\n"
+        "from impasto.training.train_adain import train_adain\n"
+        f"train_adain({two!r})\n"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([*torchrun, script], check=True, capture_output=True, timeout=120)
+    wanted, found = (load_adain_checkpoint(c.output / "checkpoint.safetensors").metadata["losses"] for c in (one, two))
+    del wanted["distance"], found["distance"]  # the mean of each one's median
+    assert found == pytest.approx(wanted, rel=0.01, abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["compact", "reference"])

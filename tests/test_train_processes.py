@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 
 from impasto.training import loop  # noqa: E402
 from impasto.training import train as train_module  # noqa: E402
+from impasto.training.adain_objectives import Batch  # noqa: E402
 from impasto.training.checkpoint import load_checkpoint  # noqa: E402
 from impasto.training.clips import ClipPairs  # noqa: E402
 from impasto.training.device import torch_device  # noqa: E402
@@ -70,6 +71,25 @@ def test_the_mean_over_processes_is_what_one_alone_finds(
     assert {name: np.mean([part[name] for part, _ in parts]) for name in alone} == pytest.approx(alone, rel=1e-4)
     mean = torch.stack([part for _, part in parts]).mean(dim=0)
     assert (mean - gradient).norm() < 1e-3 * gradient.norm()
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_move_the_photographs_that_one_alone_moves(world: int) -> None:
+    """Of any painting; two of four are moved, so that two of four processes have none."""
+    photos, paintings = torch.rand(2, 4, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
+
+    def found(rank: int, world: int) -> tuple[Batch, float]:
+        process = Process(rank, world, torch.device("cpu"), bf16=False)
+        batch = Batch.of(photos, paintings, torch.Generator().manual_seed(1), process, move=True)
+        return batch, batch.motion_term(255 - batch.inputs)["motion"].item()
+
+    alone, wanted = found(0, 1)
+    parts = [found(rank, world) for rank in range(world)]
+    for rank, (part, _) in enumerate(parts):
+        moved = torch.cat([alone.photos[rank::world], alone.inputs[4:][rank::world]])
+        assert torch.allclose(part.inputs, moved, atol=1e-3)
+        assert torch.equal(part.paintings, alone.paintings[rank::world])
+    assert np.mean([term for _, term in parts]) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_processes_end_together_though_one_alone_is_told(make_config: MakeConfig) -> None:

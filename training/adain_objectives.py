@@ -31,6 +31,7 @@ from .balance import StyleBalance
 from .checkpoint import Checkpoint
 from .errors import TrainingError
 from .instance_norm import InstanceNorm
+from .loop import MEMORY_FORMAT, Process
 from .loss_network import CONTENT_LAYER, STYLE_LAYERS, LossNetwork
 from .losses import content_loss, gram_matrix, total_variation_loss
 from .motion import Motion, MotionRange, disturb, motion_loss, random_motion
@@ -61,30 +62,40 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """Photographs and paintings, (N, 3, S, S) in [0, 255], and half of the photographs moved."""
+    """A process' share of photographs and paintings, (N, 3, S, S) in [0, 255], and of half of the photographs moved."""
 
     photos: Tensor
     paintings: Tensor
     inputs: Tensor
     """The photographs, then the moved ones."""
     motion: Motion | None
+    motion_share: float = 1.0
+    """What this process' value of the term counts, so that the mean over all is that of one that has it all."""
 
     @classmethod
-    def of(cls, photos: Tensor, paintings: Tensor, generator: torch.Generator, *, move: bool) -> "Batch":
-        """Half of the pictures are moved: the term costs as much again as the pictures that it is computed on."""
+    def of(
+        cls, photos: Tensor, paintings: Tensor, generator: torch.Generator, process: Process, *, move: bool
+    ) -> "Batch":
+        """Of the whole batch, (N, 3, S, S) each, for which the motion is drawn in every process.
+
+        Half of the pictures are moved: the term costs as much again as the pictures that it is computed on.
+        """
+        own, styles = process.share(photos), process.share(paintings)
         if not move:
-            return cls(photos, paintings, photos, None)
-        limits, moved = MotionRange(), photos[: (len(photos) + 1) // 2]
-        motion = Motion(random_motion(moved.shape, generator, limits).grid.to(photos.device))
-        disturbed = disturb(motion.warp(moved).cpu(), generator, limits).to(photos.device)
-        return cls(photos, paintings, torch.cat([photos, disturbed]), motion)
+            return cls(own, styles, own, None)
+        limits, moved = MotionRange(), photos[: (len(photos) + 1) // 2].to(process.device, memory_format=MEMORY_FORMAT)
+        whole = Motion(random_motion(moved.shape, generator, limits).grid.to(process.device))
+        disturbed = process.share(disturb(whole.warp(moved).cpu(), generator, limits))
+        motion = Motion(whole.grid[process.rank :: process.world])
+        counted = motion.inside().sum().item() * process.world / max(1.0, whole.inside().sum().item())
+        return cls(own, styles, torch.cat([own, disturbed]), motion, counted)
 
     def motion_term(self, stylized: Tensor) -> Terms:
         """Of the answers to `inputs`."""
         if self.motion is None:
             return {}
         count, moved = len(self.photos), len(self.inputs) - len(self.photos)
-        return {"motion": motion_loss(stylized[:moved], stylized[count:], self.motion)}
+        return {"motion": self.motion_share * motion_loss(stylized[:moved], stylized[count:], self.motion)}
 
 
 class CompactObjective:

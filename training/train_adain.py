@@ -59,8 +59,8 @@ def train_adain(
 ) -> Path:
     """Train and return the path of the last checkpoint. Runs data-parallel when started by `torchrun`.
 
-    Several processes learn much as one does, but not the same as with `train`: each moves half of its own share of the
-    photographs, by a motion of its own, and the loss `distance` is the mean of their medians.
+    Several processes learn nearly what one does: the figure `distance` becomes the mean of their medians, and where a
+    process has an odd number of photographs, more of them are to be given back by a style of zeros.
 
     Args:
         resume: go on from `state.pt` in `config.output`, to the same result as an uninterrupted run.
@@ -99,8 +99,8 @@ def train_adain(
         for photo_batch, painting_batch in zip(photos.batches(run.step), paintings.batches(run.step), strict=False):
             if run.step >= config.steps or process.any(should_stop()):
                 break
-            styles = process.share(_recoloured(painting_batch, config.seed, run.step))
-            losses = _step(run, model, process.share(photo_batch), styles, config, process)
+            styles = _recoloured(painting_batch, config.seed, run.step)
+            losses = _step(run, model, photo_batch, styles, config, process)
             run.step += 1
             hooks.after(run.step, losses, style_weight=objective.style_weight, bad_files=len(bad_files))
         hooks.end(run.step)
@@ -145,9 +145,10 @@ def _step(
     config: AdainTrainConfig,
     process: Process,
 ) -> dict[str, float]:
-    """One step of Adam on a share of the batch, (N, 3, S, S) in [0, 255]; returns the losses of the whole batch."""
-    generator = torch.Generator().manual_seed((config.seed * 1_000_003 + run.step) * 64 + process.rank)
-    batch = Batch.of(photos, paintings, generator, move=config.motion_weight > 0)
+    """One step of Adam on this process' share of the batch, (N, 3, S, S) in [0, 255]; returns the losses of it all."""
+    # From when each process drew its own; kept, so that one process learns what it did then.
+    generator = torch.Generator().manual_seed((config.seed * 1_000_003 + run.step) * 64)
+    batch = Batch.of(photos, paintings, generator, process, move=config.motion_weight > 0)
     with process.autocast():
         terms, shown = run.objective.terms(model, batch)
     losses = mean_over_processes({**terms, **shown})
