@@ -9,9 +9,10 @@ know nothing of one another.
 import json
 import logging
 import os
-import shutil
+import re
+import sys
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import count
@@ -38,6 +39,10 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 2
 NOTE_SUFFIX = ".json"
+OWN_NAMES = re.compile(
+    r"lock|manifest\.json(\.part)?|\d{5,}\.(mkv|mov)(\.json(\.part)?)?|\.\d{5,}\.(mkv|mov)\.\w+\.part", re.ASCII
+)
+"""What a job writes into its folder; nothing else there is ever removed."""
 SEGMENT_FRAMES = 120
 """4 to 5 seconds: what a kill costs at most, for 1 to 2 % more bytes in key frames."""
 MAX_SEGMENT_DELAY = 16
@@ -100,7 +105,7 @@ class Job:
         _write_json(self.folder / MANIFEST, manifest)
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _remove(self.folder)
 
 
 def job_folder(target: Path) -> Path:
@@ -125,11 +130,16 @@ def open_job_folder(
 
     Raises:
         SinkError: an earlier run's folder stands there and neither `resume` nor `overwrite` says what to do with
-            it; or it belongs to another input, style or setting.
+            it; or it belongs to another input, style or setting; or it is no job's.
     """
     folder = job_folder(target)
     try:
+        if folder.is_symlink():
+            raise SinkError(f"{folder} must be a job's own folder, got a link")
         folder.mkdir(exist_ok=True)
+        strangers = sorted(path.name for path in folder.iterdir() if not OWN_NAMES.fullmatch(path.name))
+        if strangers and recorded_identity(target) is None:
+            raise SinkError(f"{folder} must be a job's folder, got one with {strangers[0]}: move it away")
         with _locked(folder):
             try:
                 yield _begin(folder, target, identity, time_base, resume=resume, overwrite=overwrite)
@@ -248,7 +258,7 @@ class _OpenSegment:
             self.abandon(exc)
             raise
         self._stack.close()
-        with self._path.open("rb") as file:
+        with self._path.open("r+b") as file:  # Windows flushes only what it may write
             os.fsync(file.fileno())
         return Segment(self._path.name, np.array(self.times, np.int64), self._delay, whole)
 
@@ -344,7 +354,7 @@ def _load(folder: Path, target: Path, identity: dict[str, Any], time_base: Fract
             )
     segments = list(_finished(folder))
     kept = {folder / segment.name for segment in segments} | {folder / f"{s.name}{NOTE_SUFFIX}" for s in segments}
-    for stray in set(folder.iterdir()) - kept - {folder / MANIFEST, folder / "lock"}:
+    for stray in set(_own_files(folder)) - kept - {folder / MANIFEST, folder / "lock"}:
         stray.unlink(missing_ok=True)
     return Job(folder, identity, time_base, target, segments)
 
@@ -379,25 +389,40 @@ def _write_json(path: Path, data: dict[str, Any]) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; the system frees it when the process ends, however it ends."""
+    if sys.platform == "win32":  # two runs at once for one output are the user's own doing there
+        yield
+        return
+    import fcntl
+
     with (folder / "lock").open("w") as file:
         try:
-            import fcntl
-
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # Windows: two runs at once for one output are the user's own doing there.
         except BlockingIOError as exc:
             raise SinkError(f"only one process may write an output, but another is at work in {folder}") from exc
         yield
 
 
+def _own_files(folder: Path) -> list[Path]:
+    """The manifest last: until all else is gone, it tells whose folder it is."""
+    return sorted(path for path in folder.iterdir() if OWN_NAMES.fullmatch(path.name))
+
+
 def _clear(folder: Path) -> None:
-    for path in folder.iterdir():
+    for path in _own_files(folder):
         if path.name != "lock":
             path.unlink()
+
+
+def _remove(folder: Path) -> None:
+    """Unless somebody put something else there, the folder as well."""
+    with suppress(OSError):
+        for path in _own_files(folder):
+            with suppress(OSError):
+                path.unlink()
+        folder.rmdir()
 
 
 def _remove_if_empty(folder: Path) -> None:
     """A job without a finished segment leaves nothing behind."""
     if not any(folder.glob("0*.m??")):
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
