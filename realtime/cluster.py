@@ -21,7 +21,7 @@ from .codecs import Encoding, check_container, check_encoder
 from .engine import Library
 from .errors import EngineError, ImpastoError, SourceError
 from .frame_rate import first as first_frames
-from .input_file import check_reopens
+from .input_file import check_reopens, name_of
 from .options import VideoOptions
 from .output_file import check_target
 from .pipeline import Pipeline, Report
@@ -118,7 +118,7 @@ def _plan(source: str | Path, options: VideoOptions, engines: Engines, encoding:
         t - shift for t in film.times if t >= start and (options.end is None or t < probe.origin + options.end)
     ]  # fmt: skip
     if not times:
-        raise SourceError(f"{source} must have frames in the part that is wanted, got none")
+        raise SourceError(f"{name_of(source)} must have frames in the part that is wanted, got none")
     # Everyone paints with what was chosen here: the race of `auto` may end otherwise on another machine.
     chosen = engines.info
     plain = replace(options, library=cast(Library, chosen.name), precision=chosen.precision, overwrite=False)
@@ -171,7 +171,7 @@ def paint_segment(plan: _Plan, number: int, threads: int) -> PaintedSegment:
         with SegmentWriter(job, frames.info, plan.encoding, frames=len(wanted)) as writer:
             Pipeline(first_frames(frames, len(wanted)), step, [writer]).run()
         if not job.segments:
-            raise SourceError(f"{plan.source} must hold frame {first}, but it cannot be read there")
+            raise SourceError(f"{name_of(plan.source)} must hold frame {first}, but it cannot be read there")
         painted = job.segments[0]
         data = (job.folder / painted.name).read_bytes()
     named = replace(painted, name=f"{number:05d}{Path(painted.name).suffix}")
@@ -201,7 +201,7 @@ def _check(painted: PaintedSegment, plan: _Plan, number: int, engine: str) -> No
     length = plan.options.segment_length
     expected = plan.times[number * length : (number + 1) * length]
     if [int(pts) * plan.time_base for pts in painted.segment.times[:, 0]] != expected:
-        raise SourceError(f"{plan.source} must be undamaged for a cluster: paint it without --cluster")
+        raise SourceError(f"{name_of(plan.source)} must be undamaged for a cluster: paint it without --cluster")
     if painted.engine != engine:
         raise EngineError(
             f"all machines must paint with {engine}, got {painted.engine} on one: name --device and --precision"

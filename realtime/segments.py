@@ -6,6 +6,7 @@ the same whether it was painted in one go or in twenty, because segments begin a
 know nothing of one another.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from fractions import Fraction
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import av
 import numpy as np
@@ -116,10 +117,23 @@ def job_folder(target: Path) -> Path:
 def recorded_identity(target: Path) -> dict[str, Any] | None:
     """What an earlier, unfinished run for this output depended on; None if there is none or its manifest is damaged."""
     try:
-        identity = json.loads((job_folder(target) / MANIFEST).read_text())["identity"]
+        identity = _identity_in(json.loads((job_folder(target) / MANIFEST).read_text()))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return identity if isinstance(identity, dict) and isinstance(identity.get("engine"), dict) else None
+    return identity if isinstance(identity.get("engine"), dict) else None
+
+
+def address_hash(url: str) -> str:
+    """What a manifest holds of an input's address, in which a password may stand."""
+    return hashlib.sha256(url.encode()).hexdigest()
+
+
+def _identity_in(manifest: Any) -> dict[str, Any]:
+    identity = dict(manifest["identity"])
+    name = str(identity.get("input"))
+    if "://" in name:  # written before addresses were hashed
+        identity["input"] = address_hash(name)
+    return identity
 
 
 @contextmanager
@@ -342,7 +356,7 @@ def _load(folder: Path, target: Path, identity: dict[str, Any], time_base: Fract
         data = json.loads((folder / MANIFEST).read_text())
         if data["version"] != MANIFEST_VERSION:
             raise ValueError(f"version must be {MANIFEST_VERSION}, got {data['version']}")
-        found = cast(dict[str, Any], data["identity"])
+        found = _identity_in(data)
     except (ValueError, KeyError, TypeError) as exc:
         raise SinkError(f"{folder / MANIFEST} must be a job's manifest: {exc}; --overwrite starts anew") from exc
     wanted = json.loads(json.dumps(identity))
@@ -356,7 +370,10 @@ def _load(folder: Path, target: Path, identity: dict[str, Any], time_base: Fract
     kept = {folder / segment.name for segment in segments} | {folder / f"{s.name}{NOTE_SUFFIX}" for s in segments}
     for stray in set(_own_files(folder)) - kept - {folder / MANIFEST, folder / "lock"}:
         stray.unlink(missing_ok=True)
-    return Job(folder, identity, time_base, target, segments)
+    job = Job(folder, identity, time_base, target, segments)
+    if found != data["identity"]:
+        job.save()
+    return job
 
 
 def _finished(folder: Path) -> Iterator[Segment]:

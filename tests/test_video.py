@@ -208,6 +208,7 @@ def test_a_gif_cannot_be_resumed(make_clip: MakeClip, identity_artifact: Artifac
         ("in.webm", "in.mosaic.mp4"),
         ("a?b.mkv", "a?b.mosaic.mkv"),
         ("https://example.org/in.mkv?quality=high", "in.mosaic.mkv"),
+        ("rtsp://me:secret@camera", "camera.mosaic.mp4"),
         ("-", "-"),
     ],
 )

@@ -166,6 +166,35 @@ def test_resume_and_overwrite_start_anew_where_they_must(
     assert ("starting anew" in caplog.text) is not damaged
 
 
+def test_the_address_of_an_input_is_not_kept(clip: Path, identity_artifact: Artifact, tmp_path: Path) -> None:
+    """A password may stand in it; jobs that were begun when it was still written down go on."""
+    shutil.copy(clip, tmp_path / "in.mp4?key=secret")
+    url, out = (tmp_path / "in.mp4").as_uri() + "?key=secret", tmp_path / "out.mp4"
+    settings = {"style": identity_artifact.path, "segment_frames": 20}
+
+    def fail(progress: Progress) -> None:
+        if progress.frames_out == 75:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        stylize_video(url, out, on_progress=fail, **settings)
+    manifest = job_folder(out) / MANIFEST
+    assert "secret" not in manifest.read_text()
+    data = json.loads(manifest.read_text())
+    data["identity"]["input"] = url
+    manifest.write_text(json.dumps(data))
+    with pytest.raises(SinkError, match="input must be as before") as failure:
+        stylize_video(clip, out, resume=True, **settings)
+    assert "secret" not in str(failure.value)
+    seen: set[str] = set()
+    report = stylize_video(
+        url, out, resume=True, on_progress=lambda progress: seen.add(manifest.read_text()), **settings
+    )  # fmt: skip
+    assert report.frames_out == 100
+    assert not any("secret" in text for text in seen)
+    assert verify(clip, out) == []
+
+
 def test_a_damaged_manifest_is_one_clear_line(stopped: Path, clip: Path, identity_artifact: Artifact) -> None:
     (job_folder(stopped) / MANIFEST).write_text('{"version": 1, "ident')
     with pytest.raises(SinkError, match="manifest"):
