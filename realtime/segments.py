@@ -292,14 +292,17 @@ class _OpenSegment:
 
 
 def join(job: Job, target: Path, info: StreamInfo, *, copier: StreamCopier | None, overwrite: bool) -> None:
-    """The finished segments as one film at its real times, with the other streams of the input, without encoding."""
-    if not job.segments:
-        raise SinkError(f"{target} must get at least one frame, got none")
-    tags = frozenset(copier.tags) if copier else frozenset()
-    clock = FrameClock(job.time_base or DEFAULT_TIME_BASE, info.frame_rate)
-    if copier and target != job.target:
-        copier.end_at(_end_of(job, info))  # a film of what there is: its sound ends with its picture
+    """The finished segments as one film at its real times, with the other streams of the input, without encoding.
+
+    Closes `copier`.
+    """
     try:
+        if not job.segments:
+            raise SinkError(f"{target} must get at least one frame, got none")
+        tags = frozenset(copier.tags) if copier else frozenset()
+        clock = FrameClock(job.time_base or DEFAULT_TIME_BASE, info.frame_rate)
+        if copier and target != job.target:
+            copier.end_at(_end_of(job, info))  # a film of what there is: its sound ends with its picture
         with (
             OutputFile(target, time_base=job.time_base, overwrite=overwrite, tags=tags) as file,
             closing(_packets(job, clock)) as packets,
@@ -317,6 +320,9 @@ def join(job: Job, target: Path, info: StreamInfo, *, copier: StreamCopier | Non
                 copier.copy_until(file.container, None)
     except (av.FFmpegError, OSError) as exc:
         raise write_failure(target, exc) from exc
+    finally:
+        if copier:
+            copier.close()
 
 
 def _end_of(job: Job, info: StreamInfo) -> Fraction:
