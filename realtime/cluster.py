@@ -7,11 +7,12 @@ The input must be readable under the same path, or URL, on every machine; styles
 import logging
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -140,9 +141,13 @@ def _paint_segments(ray: Any, plan: _Plan, job: Job, *, engine: str) -> Iterator
     shared = ray.put(plan)
     length = plan.options.segment_length
     waiting = iter(range(len(job.segments), -(-len(plan.times) // length)))
-    running = {task.remote(shared, n, cpus): n for n in islice(waiting, slots * TASKS_PER_SLOT)}
+    running: dict[Any, int] = {}
     done: dict[int, PaintedSegment] = {}
-    while running:
+    while True:
+        for number in islice(waiting, slots * TASKS_PER_SLOT - len(running) - len(done)):
+            running[task.remote(shared, number, cpus)] = number
+        if not running:
+            return
         ready, _ = ray.wait(list(running), num_returns=1)
         done[running.pop(ready[0])] = _result(ray, ready[0])
         while (painted := done.pop(len(job.segments), None)) is not None:
@@ -150,8 +155,6 @@ def _paint_segments(ray: Any, plan: _Plan, job: Job, *, engine: str) -> Iterator
             (job.folder / painted.segment.name).write_bytes(painted.data)
             job.add(painted.segment)
             yield
-        for number in islice(waiting, 1):
-            running[task.remote(shared, number, cpus)] = number
 
 
 def paint_segment(plan: _Plan, number: int, threads: int) -> PaintedSegment:
@@ -186,14 +189,16 @@ class _Key:
     styles: tuple[tuple[str, bytes], ...]
 
 
-@cache
+@lru_cache(maxsize=1)
 def _engines(key: _Key) -> Engines:
-    folder = Path(tempfile.mkdtemp(prefix="impasto-styles-"))
+    folder = tempfile.TemporaryDirectory(prefix="impasto-styles-")
     paths = {}
     for number, (style, data) in enumerate(key.styles):
-        paths[style] = folder / f"{number}.onnx"
+        paths[style] = Path(folder.name) / f"{number}.onnx"
         paths[style].write_bytes(data)
-    return Engines(key.options, paths=paths)
+    engines = Engines(key.options, paths=paths)
+    weakref.finalize(engines, folder.cleanup)
+    return engines
 
 
 def _check(painted: PaintedSegment, plan: _Plan, number: int, engine: str) -> None:
