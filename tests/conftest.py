@@ -43,6 +43,16 @@ def no_thread_left() -> Iterator[None]:
     assert not alive, f"threads left running: {alive}"
 
 
+@pytest.fixture
+def windows_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV as on Windows, where it opens no file whose name goes beyond ASCII."""
+    import cv2
+
+    read, write = cv2.imread, cv2.imwrite
+    monkeypatch.setattr(cv2, "imread", lambda name, *rest: read(name, *rest) if name.isascii() else None)
+    monkeypatch.setattr(cv2, "imwrite", lambda name, *rest: name.isascii() and write(name, *rest))
+
+
 @pytest.fixture(scope="session")
 def make_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Write a small video: make_clip("vfr.mp4", times=[0, 40, 100], time_base=Fraction(1, 600), sound=True)."""
