@@ -57,8 +57,9 @@ def _read_picture(path: Path) -> Picture | None:
     import cv2
 
     try:
-        picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-    except cv2.error:  # too large for OpenCV
+        data = np.fromfile(path, np.uint8)  # OpenCV itself opens no names beyond ASCII on Windows
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
+    except (OSError, cv2.error):  # the latter: too large for OpenCV
         picture = None
     if picture is None:
         log.warning("skipped: not a picture, or damaged: %s", path)

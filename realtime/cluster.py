@@ -7,11 +7,12 @@ The input must be readable under the same path, or URL, on every machine; styles
 import logging
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,7 @@ from .codecs import Encoding, check_container, check_encoder
 from .engine import Library
 from .errors import EngineError, ImpastoError, SourceError
 from .frame_rate import first as first_frames
-from .input_file import check_reopens
+from .input_file import check_reopens, name_of
 from .options import VideoOptions
 from .output_file import check_target
 from .pipeline import Pipeline, Report
@@ -118,7 +119,7 @@ def _plan(source: str | Path, options: VideoOptions, engines: Engines, encoding:
         t - shift for t in film.times if t >= start and (options.end is None or t < probe.origin + options.end)
     ]  # fmt: skip
     if not times:
-        raise SourceError(f"{source} must have frames in the part that is wanted, got none")
+        raise SourceError(f"{name_of(source)} must have frames in the part that is wanted, got none")
     # Everyone paints with what was chosen here: the race of `auto` may end otherwise on another machine.
     chosen = engines.info
     plain = replace(options, library=cast(Library, chosen.name), precision=chosen.precision, overwrite=False)
@@ -140,9 +141,13 @@ def _paint_segments(ray: Any, plan: _Plan, job: Job, *, engine: str) -> Iterator
     shared = ray.put(plan)
     length = plan.options.segment_length
     waiting = iter(range(len(job.segments), -(-len(plan.times) // length)))
-    running = {task.remote(shared, n, cpus): n for n in islice(waiting, slots * TASKS_PER_SLOT)}
+    running: dict[Any, int] = {}
     done: dict[int, PaintedSegment] = {}
-    while running:
+    while True:
+        for number in islice(waiting, slots * TASKS_PER_SLOT - len(running) - len(done)):
+            running[task.remote(shared, number, cpus)] = number
+        if not running:
+            return
         ready, _ = ray.wait(list(running), num_returns=1)
         done[running.pop(ready[0])] = _result(ray, ready[0])
         while (painted := done.pop(len(job.segments), None)) is not None:
@@ -150,8 +155,6 @@ def _paint_segments(ray: Any, plan: _Plan, job: Job, *, engine: str) -> Iterator
             (job.folder / painted.segment.name).write_bytes(painted.data)
             job.add(painted.segment)
             yield
-        for number in islice(waiting, 1):
-            running[task.remote(shared, number, cpus)] = number
 
 
 def paint_segment(plan: _Plan, number: int, threads: int) -> PaintedSegment:
@@ -171,7 +174,7 @@ def paint_segment(plan: _Plan, number: int, threads: int) -> PaintedSegment:
         with SegmentWriter(job, frames.info, plan.encoding, frames=len(wanted)) as writer:
             Pipeline(first_frames(frames, len(wanted)), step, [writer]).run()
         if not job.segments:
-            raise SourceError(f"{plan.source} must hold frame {first}, but it cannot be read there")
+            raise SourceError(f"{name_of(plan.source)} must hold frame {first}, but it cannot be read there")
         painted = job.segments[0]
         data = (job.folder / painted.name).read_bytes()
     named = replace(painted, name=f"{number:05d}{Path(painted.name).suffix}")
@@ -186,14 +189,16 @@ class _Key:
     styles: tuple[tuple[str, bytes], ...]
 
 
-@cache
+@lru_cache(maxsize=1)
 def _engines(key: _Key) -> Engines:
-    folder = Path(tempfile.mkdtemp(prefix="impasto-styles-"))
+    folder = tempfile.TemporaryDirectory(prefix="impasto-styles-")
     paths = {}
     for number, (style, data) in enumerate(key.styles):
-        paths[style] = folder / f"{number}.onnx"
+        paths[style] = Path(folder.name) / f"{number}.onnx"
         paths[style].write_bytes(data)
-    return Engines(key.options, paths=paths)
+    engines = Engines(key.options, paths=paths)
+    weakref.finalize(engines, folder.cleanup)
+    return engines
 
 
 def _check(painted: PaintedSegment, plan: _Plan, number: int, engine: str) -> None:
@@ -201,7 +206,7 @@ def _check(painted: PaintedSegment, plan: _Plan, number: int, engine: str) -> No
     length = plan.options.segment_length
     expected = plan.times[number * length : (number + 1) * length]
     if [int(pts) * plan.time_base for pts in painted.segment.times[:, 0]] != expected:
-        raise SourceError(f"{plan.source} must be undamaged for a cluster: paint it without --cluster")
+        raise SourceError(f"{name_of(plan.source)} must be undamaged for a cluster: paint it without --cluster")
     if painted.engine != engine:
         raise EngineError(
             f"all machines must paint with {engine}, got {painted.engine} on one: name --device and --precision"

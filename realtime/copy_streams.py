@@ -19,7 +19,7 @@ from av.packet import Packet
 from av.stream import AttachmentStream, Disposition, Stream
 
 from .input_file import STILLS, is_cover
-from .stream_routes import Route, codec_of, due, find_route
+from .stream_routes import Route, SoundRoute, codec_of, due, find_route
 
 logger = logging.getLogger(__name__)
 
@@ -140,10 +140,11 @@ class StreamCopier:
             self._mux(output, packet.stream_index, packet)
         if seconds is None and not self._finished:
             self._finished = True
+            for index, route in self._routes.items():
+                self._mux(output, index, None)
+                self._refused += route.damaged if isinstance(route, SoundRoute) else 0
             if self._refused:
                 logger.warning("%d damaged packets of sound or subtitles left out", self._refused)
-            for index in self._routes:
-                self._mux(output, index, None)
 
     def close(self) -> None:
         if self._side_channel is None:

@@ -10,7 +10,7 @@ from av.container import InputContainer
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
-from .errors import SourceError, reason_of
+from .errors import SourceError, reason_of, without_password
 
 NETWORK_TIMEOUT_SECONDS = 30.0
 STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -21,13 +21,21 @@ STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
 _METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
+def name_of(path: str | Path) -> str:
+    """What messages call an input: of an address without what may be a password."""
+    name = str(path)
+    if name == "-":
+        return "standard input"
+    return without_password(name) if "://" in name else name
+
+
 def open_input(path: str | Path) -> InputContainer:
     """Open for demuxing; every failure becomes one clear `SourceError`."""
     name = str(path)
     if name == "-":
-        return _open(sys.stdin.buffer, "standard input")
+        return _open(sys.stdin.buffer, name_of(name))
     if "://" in name:
-        return _open(name, name)
+        return _open(name, name_of(name))
     if Path(name).is_dir():
         raise SourceError(f"input must be a file, got the folder {name}")
     # Of a relative 10:30.mp4 FFmpeg thinks that 10 is a protocol; so wherever it is given a file.
@@ -46,7 +54,7 @@ def pick_video(container: InputContainer, name: str) -> VideoStream:
     for stream in container.streams.video:
         if not stream.disposition & STILLS:
             return stream
-    raise SourceError(f"{name} must have a video stream, got none")
+    raise SourceError(f"{name_of(name)} must have a video stream, got none")
 
 
 def is_cover(stream: Stream) -> bool:

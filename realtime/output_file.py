@@ -5,6 +5,7 @@ import logging
 import os
 import secrets
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -26,6 +27,10 @@ CLASSIC_TAGS = frozenset(
     network lyrics encoder major_brand minor_version compatible_brands creation_time grouping track disc compilation
     episode_sort season_number media_type hd_video gapless_playback year""".split()
 )
+
+_levels_lock = threading.Lock()
+_levels: list[int | None] = []
+"""FFmpeg's log level, one for all threads, as it was before the first of those in `reasons_kept`; once for each."""
 
 
 class OutputFile:
@@ -137,9 +142,14 @@ def write_failure(path: Path | None, exc: BaseException) -> SinkError:
 @contextmanager
 def reasons_kept() -> Iterator[None]:
     """FFmpeg's errors inside the block carry its last log line. For short calls: logging takes Python's lock."""
-    before = av.logging.get_level()
-    av.logging.set_level(av.logging.PANIC if before is None else before)
+    with _levels_lock:
+        before = _levels[0] if _levels else av.logging.get_level()
+        _levels.append(before)
+        av.logging.set_level(av.logging.PANIC if before is None else before)
     try:
         yield
     finally:
-        av.logging.set_level(before)
+        with _levels_lock:
+            _levels.pop()
+            if not _levels:
+                av.logging.set_level(before)

@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from ..training.decoding import check_claim
+from ..training.decoding import check_claim, upright
 from .errors import SinkError, SourceError
 from .frame import Frame, Picture
 from .look import FilmStylizer
@@ -80,8 +80,10 @@ def read_picture(path: Path) -> StillPicture:
     if bgr is None or whole is None:
         raise SourceError(f"{path} is not a picture that can be read")
     alpha = None
-    if whole.ndim == 3 and whole.shape[2] == 4 and whole.shape[:2] == bgr.shape[:2]:
-        alpha = (whole[..., 3] / (257 if whole.dtype == np.uint16 else 1)).astype(np.uint8)
+    if whole.ndim == 3 and whole.shape[2] == 4 and whole.dtype in (np.uint8, np.uint16):
+        turned = upright(whole, content)
+        eight_bits = (turned // (256 if whole.dtype == np.uint16 else 1)).astype(np.uint8)
+        bgr, alpha = eight_bits[..., :3], np.ascontiguousarray(eight_bits[..., 3])
     return StillPicture(cast(Picture, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)), alpha)
 
 

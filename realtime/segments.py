@@ -6,18 +6,20 @@ the same whether it was painted in one go or in twenty, because segments begin a
 know nothing of one another.
 """
 
+import hashlib
 import json
 import logging
 import os
-import shutil
+import re
+import sys
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import av
 import numpy as np
@@ -38,6 +40,10 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 2
 NOTE_SUFFIX = ".json"
+OWN_NAMES = re.compile(
+    r"lock|manifest\.json(\.part)?|\d{5,}\.(mkv|mov)(\.json(\.part)?)?|\.\d{5,}\.(mkv|mov)\.\w+\.part", re.ASCII
+)
+"""What a job writes into its folder; nothing else there is ever removed."""
 SEGMENT_FRAMES = 120
 """4 to 5 seconds: what a kill costs at most, for 1 to 2 % more bytes in key frames."""
 MAX_SEGMENT_DELAY = 16
@@ -100,7 +106,7 @@ class Job:
         _write_json(self.folder / MANIFEST, manifest)
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _remove(self.folder)
 
 
 def job_folder(target: Path) -> Path:
@@ -111,10 +117,23 @@ def job_folder(target: Path) -> Path:
 def recorded_identity(target: Path) -> dict[str, Any] | None:
     """What an earlier, unfinished run for this output depended on; None if there is none or its manifest is damaged."""
     try:
-        identity = json.loads((job_folder(target) / MANIFEST).read_text())["identity"]
+        identity = _identity_in(json.loads((job_folder(target) / MANIFEST).read_text()))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return identity if isinstance(identity, dict) and isinstance(identity.get("engine"), dict) else None
+    return identity if isinstance(identity.get("engine"), dict) else None
+
+
+def address_hash(url: str) -> str:
+    """What a manifest holds of an input's address, in which a password may stand."""
+    return hashlib.sha256(url.encode()).hexdigest()
+
+
+def _identity_in(manifest: Any) -> dict[str, Any]:
+    identity = dict(manifest["identity"])
+    name = str(identity.get("input"))
+    if "://" in name:  # written before addresses were hashed
+        identity["input"] = address_hash(name)
+    return identity
 
 
 @contextmanager
@@ -125,11 +144,16 @@ def open_job_folder(
 
     Raises:
         SinkError: an earlier run's folder stands there and neither `resume` nor `overwrite` says what to do with
-            it; or it belongs to another input, style or setting.
+            it; or it belongs to another input, style or setting; or it is no job's.
     """
     folder = job_folder(target)
     try:
+        if folder.is_symlink():
+            raise SinkError(f"{folder} must be a job's own folder, got a link")
         folder.mkdir(exist_ok=True)
+        strangers = sorted(path.name for path in folder.iterdir() if not OWN_NAMES.fullmatch(path.name))
+        if strangers and recorded_identity(target) is None:
+            raise SinkError(f"{folder} must be a job's folder, got one with {strangers[0]}: move it away")
         with _locked(folder):
             try:
                 yield _begin(folder, target, identity, time_base, resume=resume, overwrite=overwrite)
@@ -248,7 +272,7 @@ class _OpenSegment:
             self.abandon(exc)
             raise
         self._stack.close()
-        with self._path.open("rb") as file:
+        with self._path.open("r+b") as file:  # Windows flushes only what it may write
             os.fsync(file.fileno())
         return Segment(self._path.name, np.array(self.times, np.int64), self._delay, whole)
 
@@ -268,14 +292,17 @@ class _OpenSegment:
 
 
 def join(job: Job, target: Path, info: StreamInfo, *, copier: StreamCopier | None, overwrite: bool) -> None:
-    """The finished segments as one film at its real times, with the other streams of the input, without encoding."""
-    if not job.segments:
-        raise SinkError(f"{target} must get at least one frame, got none")
-    tags = frozenset(copier.tags) if copier else frozenset()
-    clock = FrameClock(job.time_base or DEFAULT_TIME_BASE, info.frame_rate)
-    if copier and target != job.target:
-        copier.end_at(_end_of(job, info))  # a film of what there is: its sound ends with its picture
+    """The finished segments as one film at its real times, with the other streams of the input, without encoding.
+
+    Closes `copier`.
+    """
     try:
+        if not job.segments:
+            raise SinkError(f"{target} must get at least one frame, got none")
+        tags = frozenset(copier.tags) if copier else frozenset()
+        clock = FrameClock(job.time_base or DEFAULT_TIME_BASE, info.frame_rate)
+        if copier and target != job.target:
+            copier.end_at(_end_of(job, info))  # a film of what there is: its sound ends with its picture
         with (
             OutputFile(target, time_base=job.time_base, overwrite=overwrite, tags=tags) as file,
             closing(_packets(job, clock)) as packets,
@@ -293,6 +320,9 @@ def join(job: Job, target: Path, info: StreamInfo, *, copier: StreamCopier | Non
                 copier.copy_until(file.container, None)
     except (av.FFmpegError, OSError) as exc:
         raise write_failure(target, exc) from exc
+    finally:
+        if copier:
+            copier.close()
 
 
 def _end_of(job: Job, info: StreamInfo) -> Fraction:
@@ -332,7 +362,7 @@ def _load(folder: Path, target: Path, identity: dict[str, Any], time_base: Fract
         data = json.loads((folder / MANIFEST).read_text())
         if data["version"] != MANIFEST_VERSION:
             raise ValueError(f"version must be {MANIFEST_VERSION}, got {data['version']}")
-        found = cast(dict[str, Any], data["identity"])
+        found = _identity_in(data)
     except (ValueError, KeyError, TypeError) as exc:
         raise SinkError(f"{folder / MANIFEST} must be a job's manifest: {exc}; --overwrite starts anew") from exc
     wanted = json.loads(json.dumps(identity))
@@ -344,9 +374,12 @@ def _load(folder: Path, target: Path, identity: dict[str, Any], time_base: Fract
             )
     segments = list(_finished(folder))
     kept = {folder / segment.name for segment in segments} | {folder / f"{s.name}{NOTE_SUFFIX}" for s in segments}
-    for stray in set(folder.iterdir()) - kept - {folder / MANIFEST, folder / "lock"}:
+    for stray in set(_own_files(folder)) - kept - {folder / MANIFEST, folder / "lock"}:
         stray.unlink(missing_ok=True)
-    return Job(folder, identity, time_base, target, segments)
+    job = Job(folder, identity, time_base, target, segments)
+    if found != data["identity"]:
+        job.save()
+    return job
 
 
 def _finished(folder: Path) -> Iterator[Segment]:
@@ -379,25 +412,40 @@ def _write_json(path: Path, data: dict[str, Any]) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; the system frees it when the process ends, however it ends."""
+    if sys.platform == "win32":  # two runs at once for one output are the user's own doing there
+        yield
+        return
+    import fcntl
+
     with (folder / "lock").open("w") as file:
         try:
-            import fcntl
-
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # Windows: two runs at once for one output are the user's own doing there.
         except BlockingIOError as exc:
             raise SinkError(f"only one process may write an output, but another is at work in {folder}") from exc
         yield
 
 
+def _own_files(folder: Path) -> list[Path]:
+    """The manifest last: until all else is gone, it tells whose folder it is."""
+    return sorted(path for path in folder.iterdir() if OWN_NAMES.fullmatch(path.name))
+
+
 def _clear(folder: Path) -> None:
-    for path in folder.iterdir():
+    for path in _own_files(folder):
         if path.name != "lock":
             path.unlink()
+
+
+def _remove(folder: Path) -> None:
+    """Unless somebody put something else there, the folder as well."""
+    with suppress(OSError):
+        for path in _own_files(folder):
+            with suppress(OSError):
+                path.unlink()
+        folder.rmdir()
 
 
 def _remove_if_empty(folder: Path) -> None:
     """A job without a finished segment leaves nothing behind."""
     if not any(folder.glob("0*.m??")):
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)

@@ -25,7 +25,7 @@ from .color import RgbReader, tags_of
 from .deinterlace import deinterlaced
 from .errors import SourceError, reason_of
 from .frame import ColorTags, Frame, Picture, StreamInfo
-from .input_file import is_cover, open_input, origin_of, pick_video
+from .input_file import is_cover, name_of, open_input, origin_of, pick_video
 from .orientation import orientation_of
 from .size import parse_size
 from .tonemap import HLG, PQ, ToneMapper
@@ -104,7 +104,7 @@ class VideoFile:
             decoder: an FFmpeg decoder by name, e.g. "h264_cuvid"; None for the default.
             keep_others: set the other streams' packets aside in `others`, for an input that can be read only once.
         """
-        self._name = "standard input" if str(path) == "-" else str(path)
+        self._name = name_of(path)
         self._path = path
         self._after: Fraction | None = None
         self._deinterlace = deinterlace

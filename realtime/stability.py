@@ -349,7 +349,11 @@ def _errors(
 def _read(path: Path) -> Picture:
     import cv2
 
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    try:
+        data = np.fromfile(path, np.uint8)  # OpenCV itself opens no names beyond ASCII on Windows
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
+    except (OSError, cv2.error) as exc:
+        raise SourceError(f"{path} must be a picture that can be read: {exc}") from exc
     if picture is None:
         raise SourceError(f"{path} must be a picture, got something else")
     return np.asarray(picture, np.uint8)

@@ -2,10 +2,10 @@
 
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from functools import partial
-from typing import cast
+from typing import TypeVar, cast
 
 import av
 from av.audio.frame import AudioFrame
@@ -32,6 +32,8 @@ REENCODED_RATE = 48_000
 DEFAULT_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 """Channel count to FFmpeg's layout for streams that do not say which loudspeaker is which, as in AVI and Matroska."""
 
+T = TypeVar("T")
+
 
 class CopyRoute:
     """A stream whose packets go over untouched."""
@@ -53,17 +55,34 @@ class SoundRoute:
         self.target = target
         self._resampler: AudioResampler | None = None
         self._form: tuple[str, str, int] | None = None
+        self.damaged = 0
+        """Packets that cannot be decoded, or what they hold not be encoded; left out."""
 
     def convert(self, packet: "Packet[Stream] | None") -> "Iterator[Packet[Stream]]":
-        try:
-            frames = self._source.decode(cast("Packet[AudioStream] | None", packet))
-        except av.error.InvalidDataError:
-            return
+        frames = self._kept(partial(self._source.decode, cast("Packet[AudioStream] | None", packet)))
         for frame in [*frames, *([None] if packet is None else [])]:
+            yield from self._kept(partial(self._encoded, frame))
+        if packet is None:
+            yield from self._kept(self._last_packets)
+
+    def _kept(self, step: Callable[[], Iterable[T]]) -> list[T]:
+        """What the step gives; nothing where it fails, which codecs name in many ways: the film goes on."""
+        try:
+            return list(step())
+        except av.FFmpegError as exc:
+            if isinstance(exc, MemoryError):
+                raise
+            self.damaged += 1
+            logger.debug("a packet of sound cannot be encoded anew: %s", exc)
+            return []
+
+    def _encoded(self, frame: AudioFrame | None) -> "Iterator[Packet[Stream]]":
+        try:
             for piece in self._resampled(frame):
                 yield from self.target.encode(piece)
-        if packet is None:
-            yield from self._last_packets()
+        except av.FFmpegError:
+            self._resampler = None
+            raise
 
     def _resampled(self, frame: AudioFrame | None) -> Iterator[AudioFrame]:
         """The frame as the encoder wants it: broadcasts change channels and rate between programmes. None drains."""

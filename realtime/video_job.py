@@ -15,14 +15,14 @@ import av
 
 from .codecs import Encoding, check_container, check_encoder
 from .engine import EngineInfo
-from .errors import SinkError, SourceError
+from .errors import SinkError, SourceError, without_password
 from .frame import StreamInfo
 from .input_file import check_reopens
 from .options import VideoOptions
 from .output_file import check_target
 from .pipeline import Pipeline, Progress, Report
 from .regions import RegionOption
-from .segments import Job, SegmentWriter, join, open_job_folder, recorded_identity
+from .segments import Job, SegmentWriter, address_hash, join, open_job_folder, recorded_identity
 from .sink_file import VideoFileWriter
 from .source_file import VideoFile
 from .video_engines import Engines
@@ -228,7 +228,7 @@ def default_output(source: str | Path, style: str, *, folder: Path | None = None
     if str(source) == "-":
         return Path("-") if folder is None else folder / f"stdin.{style}{DEFAULT_SUFFIX}"
     is_url = "://" in str(source)
-    name = Path(str(source).partition("?")[0] if is_url else source)
+    name = Path(without_password(str(source)) if is_url else source)
     suffix = name.suffix.lower() if name.suffix.lower() in KEPT_SUFFIXES else DEFAULT_SUFFIX
     beside = Path() if is_url else name.parent
     return (folder or beside) / f"{name.stem}.{style}{suffix}"
@@ -241,7 +241,7 @@ def identity_of(source: str | Path, options: VideoOptions, engines: Engines) -> 
         "start", "end", "deinterlace", "hdr", "codec", "encoder", "crf", "preset", "segment_frames",
     )  # fmt: skip
     return {
-        "input": fingerprint(Path(source)) if "://" not in str(source) else str(source),
+        "input": fingerprint(Path(source)) if "://" not in str(source) else address_hash(str(source)),
         "masks": [fingerprint(RegionOption.parse(text).mask) for text in options.regions],
         "styles": {style: artifact.sha256 for style, artifact in engines.artifacts.items()},
         "look": [[cue.at, dict(cue.mix), cue.fade] for cue in engines.look.cues],

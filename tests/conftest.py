@@ -2,6 +2,7 @@
 
 import os
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -41,6 +42,16 @@ def no_thread_left() -> Iterator[None]:
         thread.join(1.0)
     alive = [t.name for t in left if t.is_alive()]
     assert not alive, f"threads left running: {alive}"
+
+
+@pytest.fixture
+def windows_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV as on Windows, where it opens no file whose name goes beyond ASCII."""
+    import cv2
+
+    read, write = cv2.imread, cv2.imwrite
+    monkeypatch.setattr(cv2, "imread", lambda name, *rest: read(name, *rest) if name.isascii() else None)
+    monkeypatch.setattr(cv2, "imwrite", lambda name, *rest: name.isascii() and write(name, *rest))
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +128,20 @@ def _add_sound(container: av.container.OutputContainer, stream: av.AudioStream, 
         frame.sample_rate, frame.pts, frame.time_base = 44_100, start, Fraction(1, 44_100)
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
+
+
+def with_exif(picture: bytes, orientation: int) -> bytes:
+    """A PNG, or a lossless WebP with transparency, as OpenCV writes them, with an EXIF block on how to turn it."""
+    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01" + bytes([0, orientation]) + bytes(6)
+    if picture.startswith(b"\x89PNG"):
+        chunk = b"eXIf" + exif
+        chunk = len(exif).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+        return picture[:33] + chunk + picture[33:]  # behind the header
+    bits = int.from_bytes(picture[21:25], "little")
+    sides = (bits & 0x3FFF).to_bytes(3, "little") + (bits >> 14 & 0x3FFF).to_bytes(3, "little")
+    chunks = b"WEBPVP8X\x0a\0\0\0\x18\0\0\0" + sides + picture[12:]
+    chunks += b"EXIF" + len(exif).to_bytes(4, "little") + exif
+    return b"RIFF" + len(chunks).to_bytes(4, "little") + chunks
 
 
 def noise(*shape: int, seed: int = 0) -> Batch:

@@ -54,6 +54,17 @@ def test_public_names_say_what_they_are(package: ModuleType) -> None:
         package.nonsense  # noqa: B018
 
 
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
+def test_every_module_can_be_imported(package: ModuleType) -> None:
+    """Also with the oldest libraries that pyproject.toml allows: names at the top of modules came with them."""
+    for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        try:
+            importlib.import_module(info.name)
+        except ModuleNotFoundError as exc:
+            if str(exc.name).partition(".")[0] in ("impasto", "av", "cv2", "numpy", "onnx", "rich", "typer"):
+                raise
+
+
 def test_importing_a_package_imports_nothing_heavy() -> None:
     names = ", ".join(package.__name__ for package in PACKAGES)
     heavy = "{'numpy', 'av', 'cv2', 'onnx', 'torch', 'openvino', 'onnxruntime', 'rich', 'typer'}"

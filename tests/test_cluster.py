@@ -1,31 +1,36 @@
 """Segments as tasks of a local Ray cluster, a worker killed midway: the same film as from one machine.
 
-Starts real Ray nodes, which takes half a minute: set IMPASTO_SLOW=1 to run it.
+That test starts real Ray nodes, which takes half a minute: set IMPASTO_SLOW=1 to run it.
 """
 
 import os
 import threading
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from impasto.export.artifact import Artifact
+from impasto.realtime import cluster as cluster_module
+from impasto.realtime.codecs import Encoding
 from impasto.realtime.options import VideoOptions
+from impasto.realtime.segments import Job, Segment
 from impasto.realtime.verify import verify
 from impasto.realtime.video import stylize_video
 
 MakeClip = Callable[..., Path]
 
-if not os.environ.get("IMPASTO_SLOW"):
-    pytest.skip("starts Ray nodes: set IMPASTO_SLOW=1", allow_module_level=True)
-ray = pytest.importorskip("ray")
-
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
     """A head that works on nothing and two workers of one CPU."""
+    if not os.environ.get("IMPASTO_SLOW"):
+        pytest.skip("starts Ray nodes: set IMPASTO_SLOW=1")
+    ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
@@ -57,3 +62,45 @@ def test_a_worker_killed_midway_changes_nothing(
     assert verify(clip, tmp_path / "many.mp4") == []
     assert (tmp_path / "many.mp4").read_bytes() == (tmp_path / "one.mp4").read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["many.mp4", "one.mp4"]
+
+
+def test_few_results_wait_for_a_segment_that_is_late(tmp_path: Path) -> None:
+    """Their files lie in memory; the first of those handed out is always the last to come back."""
+    options = VideoOptions(style="any", segment_frames=1)
+    tick = Fraction(1, 25)
+    plan = cluster_module._Plan("in.mp4", options, {}, tick, Encoding(), [n * tick for n in range(20)])
+    job = Job(tmp_path, {}, tick, tmp_path / "out.mp4")
+    handed_out: list[int] = []
+
+    def begin(shared: object, number: int, cpus: int) -> int:
+        handed_out.append(number)
+        return number
+
+    def result(number: int) -> cluster_module.PaintedSegment:
+        times = np.array([[number, 1]], np.int64)
+        return cluster_module.PaintedSegment(b"film", Segment(f"{number:05d}.mkv", times, 0), "one")
+
+    ray = SimpleNamespace(
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 2 * cluster_module.CPUS_PER_TASK}}],
+        remote=lambda **options: lambda task: SimpleNamespace(remote=begin),
+        put=lambda plan: plan,
+        wait=lambda running, num_returns: ([max(running)], []),
+        get=result,
+    )
+    for _ in cluster_module._paint_segments(ray, plan, job, engine="one"):
+        assert len(handed_out) - len(job.segments) < 2 * cluster_module.TASKS_PER_SLOT
+    assert handed_out == list(range(20))
+    assert [segment.name for segment in job.segments] == [f"{number:05d}.mkv" for number in range(20)]
+
+
+def test_a_worker_keeps_the_styles_of_one_film(
+    identity_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    style = str(identity_artifact.path)
+    for strength in (0.5, 1.0):
+        options = VideoOptions(style=style, strength=strength)
+        cluster_module._engines(cluster_module._Key(options, ((style, identity_artifact.read()),)))
+        assert len(list(tmp_path.glob("impasto-styles-*"))) == 1
+    cluster_module._engines.cache_clear()
+    assert not list(tmp_path.iterdir())

@@ -20,6 +20,8 @@ from impasto.training.data import (  # noqa: E402
 )
 from impasto.training.errors import TrainingError  # noqa: E402
 
+from .conftest import with_exif  # noqa: E402
+
 RED, GREEN = (200, 30, 10), (10, 180, 60)
 
 
@@ -55,6 +57,26 @@ def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
     read = read_picture(write(tmp_path / "a.png", picture))
     assert tuple(read[5, 5]) == RED
     assert tuple(read[5, 55]) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_transparent_pictures_come_upright(tmp_path: Path, orientation: int) -> None:
+    pictures = []
+    for name in ("opaque.png", "transparent.png"):
+        picture = (
+            two_colours() if name == "opaque.png" else np.dstack([two_colours(), np.full((40, 60), 255, np.uint8)])
+        )
+        path = write(tmp_path / name, picture)
+        path.write_bytes(with_exif(path.read_bytes(), orientation))
+        pictures.append(read_picture(path))
+    assert tuple(pictures[0][-1, -1]) == (RED if orientation == 3 else GREEN)
+    assert np.array_equal(*pictures)
+
+
+def test_light_beyond_white_is_white(tmp_path: Path) -> None:
+    """Files with floating-point numbers hold it."""
+    bright = np.dstack([np.full((8, 8, 3), 1.5, np.float32), np.ones((8, 8), np.float32)])
+    assert (read_picture(write(tmp_path / "a.tiff", bright)) == 255).all()
 
 
 def test_sixteen_bits_become_eight(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from impasto.training.evaluate_cli import OpenedStyle
 from impasto.training.loss_network import load_loss_network
 from impasto.training.networks import NetworkConfig, build_network
 from impasto.training.quality import evaluation_picture, grid_pattern, structure_kept, style_distance_of
+from impasto.training.sheets import contact_sheet, write_picture
 
 SETTINGS = LossSettings(content_weight=2.0, style_weight=3.0, tv_weight=0.5, style_side=96)
 
@@ -331,3 +332,12 @@ def test_checkpoint_painter_is_the_network():
     assert np.array_equal(
         checkpoint_painter(network)(picture), wanted.clamp(0, 255).round().byte().permute(1, 2, 0).numpy()
     )
+
+
+@pytest.mark.usefixtures("windows_names")
+@pytest.mark.parametrize("name", ["Blätter.png", "Blätter.JPG"])
+def test_a_sheet_may_have_any_name(tmp_path, name):
+    sheet = contact_sheet([[("blobs", blobs(1))]])
+    write_picture(tmp_path / name, sheet)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert read_picture(tmp_path / name).shape == sheet.shape

@@ -25,6 +25,7 @@ from impasto.realtime.picture_files import (
 from impasto.realtime.tiles import TiledEngine, load_tiled_engine, tile_for
 from impasto.realtime.video_engines import Engines
 
+from .conftest import with_exif
 from .test_paintings import bomb
 
 RUN = "from impasto.realtime.cli import main; main()"
@@ -107,6 +108,19 @@ def test_pictures_come_upright_and_keep_their_transparency(tmp_path: Path) -> No
     data = jpeg.tobytes()
     (tmp_path / "b.jpg").write_bytes(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:])
     assert read_picture(tmp_path / "b.jpg").data.shape == (30, 20, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("suffix", "kind"), [(".png", np.uint8), (".png", np.uint16), (".webp", np.uint8)])
+def test_transparency_is_turned_like_colours(suffix: str, kind: type, orientation: int, tmp_path: Path) -> None:
+    bgr = soft(20, 30).astype(kind) * (257 if kind is np.uint16 else 1)
+    _, opaque = cv2.imencode(".png", bgr)
+    _, encoded = cv2.imencode(suffix, np.dstack([bgr, bgr[..., 2]]), [cv2.IMWRITE_WEBP_QUALITY, 101])
+    (tmp_path / "opaque.png").write_bytes(with_exif(opaque.tobytes(), orientation))
+    (tmp_path / "a").write_bytes(with_exif(encoded.tobytes(), orientation))
+    picture = read_picture(tmp_path / "a")
+    np.testing.assert_array_equal(picture.data, read_picture(tmp_path / "opaque.png").data)
+    np.testing.assert_array_equal(picture.alpha, picture.data[..., 0])
 
 
 def test_unreadable_pictures_are_named(tmp_path: Path) -> None:

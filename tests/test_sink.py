@@ -11,6 +11,7 @@ import pytest
 
 from impasto.realtime.errors import SinkError
 from impasto.realtime.frame import ColorTags, Frame, StreamInfo
+from impasto.realtime.output_file import reasons_kept
 from impasto.realtime.sink_file import VideoFileWriter
 from impasto.realtime.source_file import VideoFile
 
@@ -28,6 +29,17 @@ def frames(count: int, height: int = 48, width: int = 64) -> list[Frame]:
 @pytest.fixture(params=["out.mp4", "out.mov", "out.mkv"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / request.param
+
+
+def test_ffmpegs_log_level_comes_back_whichever_thread_ends_last() -> None:
+    first, second = reasons_kept(), reasons_kept()
+    before = av.logging.get_level()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert av.logging.get_level() == av.logging.PANIC
+    second.__exit__(None, None, None)
+    assert av.logging.get_level() == before != av.logging.PANIC
 
 
 class TestContract:

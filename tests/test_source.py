@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from impasto.realtime.errors import SourceError
+from impasto.realtime.input_file import open_input
 from impasto.realtime.source import Source
 from impasto.realtime.source_file import VideoFile
 
@@ -178,3 +179,22 @@ def _empty(tmp_path: Path) -> Path:
 def test_unusable_inputs_are_named(tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:
     with pytest.raises(SourceError, match=message):
         VideoFile(make(tmp_path))
+
+
+@pytest.mark.parametrize("url", ["nonsense://anna:secret@camera/x?key=abc", "rtmp://anna:secret@127.0.0.1:1/x?key=abc"])
+def test_an_address_is_named_without_its_password(url: str) -> None:
+    with pytest.raises(SourceError) as failure:
+        open_input(url)
+    assert "://" in str(failure.value)
+    assert not any(word in str(failure.value) for word in ("anna", "secret", "abc"))
+
+
+def test_an_address_without_a_film_is_named_without_its_key(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "sound.wav"), "w") as container:
+        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        silence = av.AudioFrame(format="s16", layout="mono", samples=800)
+        silence.sample_rate = 8000
+        container.mux(sound.encode(silence))
+    (tmp_path / "sound.wav").rename(tmp_path / "sound.wav?key=abc")
+    with pytest.raises(SourceError, match=r"sound\.wav must have a video stream"):
+        VideoFile((tmp_path / "sound.wav").as_uri() + "?key=abc")

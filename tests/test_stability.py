@@ -245,6 +245,23 @@ def test_pictures_come_by_their_numbers(tmp_path: Path) -> None:
     assert clip.numbers == ["1", "2", "10", "11"]
 
 
+@pytest.mark.usefixtures("windows_names")
+def test_pictures_may_have_any_name(tmp_path: Path) -> None:
+    (tmp_path / "Übung").mkdir()
+    for number in (1, 2):
+        _, encoded = cv2.imencode(".png", np.full((8, 8, 3), number, np.uint8))
+        (tmp_path / "Übung" / f"Bär_{number}.png").write_bytes(encoded.tobytes())
+    assert [int(frame.data[0, 0, 0]) for frame in PictureFolder(tmp_path / "Übung")] == [1, 2]
+
+
+@pytest.mark.parametrize("damaged", [True, False], ids=["damaged", "gone"])
+def test_a_picture_that_cannot_be_read_is_one_clear_line(damaged: bool, tmp_path: Path) -> None:
+    clip = PictureFolder(touch_pictures(tmp_path, "1.png", "2.png"))
+    (tmp_path / "2.png").write_bytes(b"") if damaged else (tmp_path / "2.png").unlink()
+    with pytest.raises(SourceError, match=r"2\.png must be a picture"):
+        list(clip)
+
+
 @pytest.fixture(scope="module")
 def mosaic() -> Iterator[Callable[[Frame], np.ndarray]]:
     """The style that ships, whatever the user has installed; at half size and enlarged, which takes a quarter."""

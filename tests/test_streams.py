@@ -464,3 +464,37 @@ def test_the_time_code_of_a_part_is_that_of_its_first_picture(
         with av.open(str(out)) as container:
             tags = {key.lower(): value for key, value in container.streams.video[0].metadata.items()}
             assert tags["timecode"] == expected
+
+
+def test_damaged_sound_that_is_encoded_anew_costs_its_packets_only(
+    identity_artifact: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Apple's decoder says "not implemented" of them."""
+    with av.open(str(tmp_path / "in.mkv"), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        write_sound = add_sound(container, "alac", 1)
+        for number in range(25):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number * 9, np.uint8)).reformat(format="yuv420p")
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        write_sound()
+    with av.open(str(tmp_path / "in.mkv")) as whole, av.open(str(tmp_path / "damaged.mkv"), "w") as container:
+        streams = [container.add_stream_from_template(stream, opaque=True) for stream in whole.streams]
+        for number, packet in enumerate(packet for packet in whole.demux() if packet.size):
+            if packet.stream.type == "audio" and number % 4 == 0:
+                junk = av.Packet(np.random.default_rng(number).bytes(packet.size))
+                junk.pts, junk.dts, junk.time_base, junk.stream = (
+                    packet.pts,
+                    packet.dts,
+                    packet.time_base,
+                    packet.stream,
+                )
+                packet = junk
+            packet.stream = streams[packet.stream.index]
+            container.mux_one(packet)
+    stylize_video(tmp_path / "damaged.mkv", tmp_path / "out.webm", style=identity_artifact.path)
+    assert "damaged packets of sound or subtitles left out" in caplog.text
+    with av.open(str(tmp_path / "out.webm")) as container:
+        seconds = sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0))
+    assert 0.5 < seconds < 0.95

@@ -228,6 +228,16 @@ def test_photographs_are_found_below_the_folder_scaled_down_and_damaged_ones_ski
     assert "a.png" in caplog.text
 
 
+@pytest.mark.usefixtures("windows_names")
+def test_photographs_may_have_any_name(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    _, encoded = cv2.imencode(".png", np.full((8, 8, 3), (10, 20, 30), np.uint8))
+    (tmp_path / "Gärten").mkdir()
+    (tmp_path / "Gärten" / "Frühling.png").write_bytes(encoded.tobytes())
+    (picture,) = load_photographs(tmp_path / "Gärten", count=1)
+    assert picture[0, 0].tolist() == [30, 20, 10]
+
+
 def test_command_line(checkpoint: Path, tmp_path: Path, photographs: list[Picture]) -> None:
     cv2 = pytest.importorskip("cv2")
     folder = tmp_path / "photos"

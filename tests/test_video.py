@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from impasto.export.artifact import Artifact
+from impasto.realtime.copy_streams import StreamCopier
 from impasto.realtime.errors import SinkError, SourceError
 from impasto.realtime.options import VideoOptions
 from impasto.realtime.pipeline import Progress
@@ -36,6 +37,15 @@ def test_sound_is_copied_bit_for_bit(make_clip: MakeClip, identity_artifact: Art
     clip = make_clip(sound=True)
     stylize_video(clip, tmp_path / "out.mp4", style=identity_artifact.path)
     assert packets(tmp_path / "out.mp4", "audio") == packets(clip, "audio")
+
+
+def test_the_input_of_the_other_streams_is_closed(
+    make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[StreamCopier] = []
+    monkeypatch.setattr(StreamCopier, "close", lambda copier: closed.append(copier))
+    stylize_video(make_clip(sound=True), tmp_path / "out.mp4", style=identity_artifact.path)
+    assert len(closed) == 1
 
 
 def test_no_audio_leaves_it_out(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
@@ -208,6 +218,7 @@ def test_a_gif_cannot_be_resumed(make_clip: MakeClip, identity_artifact: Artifac
         ("in.webm", "in.mosaic.mp4"),
         ("a?b.mkv", "a?b.mosaic.mkv"),
         ("https://example.org/in.mkv?quality=high", "in.mosaic.mkv"),
+        ("rtsp://me:secret@camera", "camera.mosaic.mp4"),
         ("-", "-"),
     ],
 )

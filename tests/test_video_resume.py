@@ -19,7 +19,7 @@ import pytest
 from impasto.export.artifact import Artifact
 from impasto.realtime.errors import SinkError
 from impasto.realtime.pipeline import Progress
-from impasto.realtime.segments import MANIFEST, job_folder
+from impasto.realtime.segments import MANIFEST, job_folder, open_job_folder
 from impasto.realtime.verify import verify
 from impasto.realtime.video import stylize_video
 
@@ -166,6 +166,35 @@ def test_resume_and_overwrite_start_anew_where_they_must(
     assert ("starting anew" in caplog.text) is not damaged
 
 
+def test_the_address_of_an_input_is_not_kept(clip: Path, identity_artifact: Artifact, tmp_path: Path) -> None:
+    """A password may stand in it; jobs that were begun when it was still written down go on."""
+    shutil.copy(clip, tmp_path / "in.mp4?key=secret")
+    url, out = (tmp_path / "in.mp4").as_uri() + "?key=secret", tmp_path / "out.mp4"
+    settings = {"style": identity_artifact.path, "segment_frames": 20}
+
+    def fail(progress: Progress) -> None:
+        if progress.frames_out == 75:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        stylize_video(url, out, on_progress=fail, **settings)
+    manifest = job_folder(out) / MANIFEST
+    assert "secret" not in manifest.read_text()
+    data = json.loads(manifest.read_text())
+    data["identity"]["input"] = url
+    manifest.write_text(json.dumps(data))
+    with pytest.raises(SinkError, match="input must be as before") as failure:
+        stylize_video(clip, out, resume=True, **settings)
+    assert "secret" not in str(failure.value)
+    seen: set[str] = set()
+    report = stylize_video(
+        url, out, resume=True, on_progress=lambda progress: seen.add(manifest.read_text()), **settings
+    )  # fmt: skip
+    assert report.frames_out == 100
+    assert not any("secret" in text for text in seen)
+    assert verify(clip, out) == []
+
+
 def test_a_damaged_manifest_is_one_clear_line(stopped: Path, clip: Path, identity_artifact: Artifact) -> None:
     (job_folder(stopped) / MANIFEST).write_text('{"version": 1, "ident')
     with pytest.raises(SinkError, match="manifest"):
@@ -186,6 +215,51 @@ def test_two_runs_for_one_output_are_refused(stopped: Path, clip: Path, identity
         with pytest.raises(SinkError, match="one process"):
             stylize_video(clip, stopped, style=identity_artifact.path, resume=True)
     assert job_folder(stopped).is_dir()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("is_link", [False, True], ids=["folder", "link"])
+def test_a_folder_that_is_no_jobs_is_left_alone(tmp_path: Path, is_link: bool, overwrite: bool) -> None:
+    folder = tmp_path / "precious" if is_link else job_folder(tmp_path / "out.mp4")
+    folder.mkdir()
+    if is_link:
+        job_folder(tmp_path / "out.mp4").symlink_to(folder)
+    for name in ("thesis.txt", "lock"):
+        (folder / name).write_text("mine")
+    with pytest.raises(SinkError, match="must be a job's"):
+        with open_job_folder(tmp_path / "out.mp4", {}, Fraction(1, 25), resume=False, overwrite=overwrite):
+            pass
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"thesis.txt": "mine", "lock": "mine"}
+
+
+@pytest.mark.parametrize("how", ["resume", "overwrite"])
+def test_what_somebody_put_into_a_jobs_folder_stays(
+    stopped: Path, clip: Path, identity_artifact: Artifact, how: str
+) -> None:
+    (job_folder(stopped) / "notes.txt").write_text("mine")
+    (job_folder(stopped) / ".00003.mkv.0123abcd.part").touch()  # of a run that was killed
+    stylize_video(clip, stopped, style=identity_artifact.path, segment_frames=20, **{how: True})
+    assert verify(clip, stopped) == []
+    assert [path.name for path in job_folder(stopped).iterdir()] == ["notes.txt"]
+
+
+def test_every_file_that_is_synced_is_open_for_writing(
+    clip: Path, identity_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows refuses to flush others."""
+    fcntl = pytest.importorskip("fcntl")
+    modes = []
+    monkeypatch.setattr(os, "fsync", lambda file: modes.append(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE))
+    stylize_video(clip, tmp_path / "out.mp4", style=identity_artifact.path)
+    assert modes
+    assert os.O_RDONLY not in modes
+
+
+def test_no_lock_is_held_open_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which could not be removed with the job's folder then."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    with open_job_folder(tmp_path / "out.mp4", {}, Fraction(1, 25), resume=False, overwrite=False) as job:
+        assert os.listdir(job.folder) == [MANIFEST]
 
 
 def test_keep_partial_joins_what_is_finished(clip: Path, identity_artifact: Artifact, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """Pictures from the bytes of a file, for every package: this one imports nothing of ours. Needs no torch."""
 
 import io
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Picture = npt.NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
+EXIF_ORIENTATION = 0x0112
+"""Tag of the number that says how a picture is to be turned."""
 
 
 def check_claim(data: bytes, *, max_pixels: int, strangers: bool) -> None:
@@ -50,7 +52,7 @@ def decode_picture(data: bytes, *, max_pixels: int) -> Picture:
         if raw is None or not 0 < raw.shape[0] * raw.shape[1] <= max_pixels:
             raise ValueError(f"must be a picture of at most {max_pixels // 10**6} megapixels that can be read")
         if raw.ndim == 3 and raw.shape[2] == 4:
-            return _on_white(raw)
+            return _on_white(upright(raw, data))
         # Only this flag applies EXIF rotation; it also makes grey and 16-bit into 8-bit BGR.
         bgr = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
     except cv2.error as exc:
@@ -60,9 +62,42 @@ def decode_picture(data: bytes, *, max_pixels: int) -> Picture:
     return np.ascontiguousarray(bgr[:, :, ::-1], dtype=np.uint8)
 
 
+def upright(picture: npt.NDArray[Any], data: bytes) -> npt.NDArray[Any]:
+    """What OpenCV reads of a PNG or WebP with its transparency, which it never turns as their EXIF block says."""
+    number = _exif_orientation(data)
+    if number > 4:
+        picture = picture.swapaxes(0, 1)
+    if number in (3, 4, 7, 8):
+        picture = picture[::-1]
+    if number in (2, 3, 6, 7):
+        picture = picture[:, ::-1]
+    return np.ascontiguousarray(picture)
+
+
+def _exif_orientation(data: bytes) -> int:
+    """1 to 8, as in TIFF; 1 where there is none, and of other files, which OpenCV turns by itself."""
+    if data.startswith(b"\x89PNG"):
+        _, found, rest = data.partition(b"eXIf")
+    elif data[8:12] == b"WEBP":
+        _, found, rest = data.partition(b"EXIF")
+        rest = rest[4:].removeprefix(b"Exif\0\0")  # behind the chunk's size
+    else:
+        return 1
+    if not found or rest[:4] not in (b"II*\0", b"MM\0*"):
+        return 1
+    order: Literal["little", "big"] = "little" if rest.startswith(b"II") else "big"
+    begin = int.from_bytes(rest[4:8], order) + 2
+    count = int.from_bytes(rest[begin - 2 : begin], order)
+    for at in range(begin, begin + 12 * count, 12):
+        if int.from_bytes(rest[at : at + 2], order) == EXIF_ORIENTATION:
+            number = int.from_bytes(rest[at + 8 : at + 10], order)
+            return number if number in range(1, 9) else 1
+    return 1
+
+
 def _on_white(bgra: npt.NDArray[Any]) -> Picture:
     full = np.iinfo(bgra.dtype).max if bgra.dtype.kind == "u" else 1.0  # OpenCV gives floats for HDR formats only
     values = bgra.astype(np.float32) / full
     alpha = values[:, :, 3:]
     rgb = values[:, :, 2::-1] * alpha + (1 - alpha)
-    return np.ascontiguousarray(np.rint(rgb * 255), dtype=np.uint8)
+    return np.ascontiguousarray(np.rint(rgb * 255).clip(0, 255), dtype=np.uint8)

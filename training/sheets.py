@@ -59,8 +59,10 @@ def write_picture(path: Path, picture: Picture) -> None:
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in {".jpg", ".jpeg"} else []
-        if not cv2.imwrite(str(part), picture[:, :, ::-1], options):
+        is_encoded, encoded = cv2.imencode(path.suffix, picture[:, :, ::-1], options)
+        if not is_encoded:
             raise TrainingError(f"cannot write {path}")
+        part.write_bytes(encoded.tobytes())  # OpenCV itself opens no names beyond ASCII on Windows
         os.replace(part, path)
     except (cv2.error, OSError) as exc:
         raise TrainingError(f"cannot write {path}: {exc}") from exc
