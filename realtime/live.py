@@ -22,7 +22,7 @@ from .frame import Frame, Picture
 from .governor import Governor, Rung, Step
 from .live_meter import LatencyMeter, LatencySummary
 from .live_output import Outlet, OutputStatus, Painting
-from .live_painter import Look, Painter, SharedEngine, Size, neutral_card, work_size
+from .live_painter import LoadedStyle, Painter, SharedEngine, Size, neutral_card, work_size
 from .live_settings import LiveSettings, Tier
 from .slot import LatestSlot
 from .time_code import paint_time_code
@@ -113,8 +113,8 @@ class LiveSession:
         self._lock = threading.RLock()
         self._frames: LatestSlot[Frame] = LatestSlot()
         self._loads: LatestSlot[tuple[str, Tier]] = LatestSlot()
-        self._arrivals: LatestSlot[Look] = LatestSlot()
-        self._looks: OrderedDict[tuple[str, str], Look] = OrderedDict()
+        self._arrivals: LatestSlot[LoadedStyle] = LatestSlot()
+        self._looks: OrderedDict[tuple[str, str], LoadedStyle] = OrderedDict()
         self._warm_sizes: set[tuple[tuple[str, str], Size]] = set()
         self._retired: list[Engine] = []
         self._outputs: tuple[Outlet, ...] = ()
@@ -326,15 +326,15 @@ class LiveSession:
             if first and self.first_error is None:
                 self._warm_rungs(wanted[0])
 
-    def _warm_look(self, style: str, tier: Tier) -> Look:
+    def _warm_look(self, style: str, tier: Tier) -> LoadedStyle:
         look = self._opened(style, tier)
         self._warm(look, self._painter.work_size)
         return look
 
-    def _opened(self, style: str, tier: Tier) -> Look:
+    def _opened(self, style: str, tier: Tier) -> LoadedStyle:
         look = self._looks.get((style, tier))
         if look is None:
-            look = Look(style, tier, SharedEngine(self._open_style(style, tier)))
+            look = LoadedStyle(style, tier, SharedEngine(self._open_style(style, tier)))
             self._looks[look.key] = look
         if self._stop.is_set():
             raise EngineError("the run has ended")
@@ -371,7 +371,7 @@ class LiveSession:
                 continue
             self._warm(look, work_size(self.size, rung.short_side))
 
-    def _warm(self, look: Look, size: Size) -> None:
+    def _warm(self, look: LoadedStyle, size: Size) -> None:
         if (look.key, size) not in self._warm_sizes:
             look.engine.warmup(*_padded(size, look.engine.stride))
             self._warm_sizes.add((look.key, size))

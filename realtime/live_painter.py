@@ -25,7 +25,7 @@ SMOOTHING_PATIENCE_MS = 8.0
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class LoadedStyle:
     """A loaded style of one tier, warm and ready to paint."""
 
     style: str
@@ -34,7 +34,7 @@ class Look:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells looks apart."""
+        """What tells loaded styles apart."""
         return self.style, self.tier
 
 
@@ -106,7 +106,7 @@ class Painter:
         self.work_size = size
         self.settings = settings
         self._stylizer: Stylizer | None = None
-        self._look: Look | None = None
+        self._look: LoadedStyle | None = None
         self._leaving: tuple[Stylizer, float, float] | None = None
         """The look that fades out, when it began to, and for how many seconds."""
         self._vector: Vector | None = None
@@ -117,7 +117,7 @@ class Painter:
         self._smoother = Smoother(0.0, patience_ms=SMOOTHING_PATIENCE_MS)
 
     @property
-    def look(self) -> Look | None:
+    def look(self) -> LoadedStyle | None:
         """The look that paints, or fades in."""
         return self._look
 
@@ -127,7 +127,7 @@ class Painter:
         stylizers = (self._stylizer, None if (leaving := self._leaving) is None else leaving[0])
         return tuple(stylizer.engine for stylizer in stylizers if stylizer is not None)
 
-    def show(self, look: Look) -> None:
+    def show(self, look: LoadedStyle) -> None:
         """Paint with `look` from now on, fading over from what painted until now."""
         seconds = self.settings.crossfade_seconds
         if self._stylizer is not None and seconds > 0 and self._look is not None and self._look.style != look.style:

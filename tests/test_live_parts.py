@@ -12,7 +12,7 @@ from impasto.realtime.frame import Frame
 from impasto.realtime.governor import Governor, Rung
 from impasto.realtime.live_jpeg import encode_jpeg
 from impasto.realtime.live_meter import LatencyMeter
-from impasto.realtime.live_painter import Look, Painter, cover, neutral_card, work_size
+from impasto.realtime.live_painter import LoadedStyle, Painter, cover, neutral_card, work_size
 from impasto.realtime.live_settings import LiveSettings, delete_preset, load_preset, preset_names, save_preset
 from impasto.realtime.slot import LatestSlot
 from impasto.realtime.time_code import paint_time_code, read_time_code
@@ -110,7 +110,7 @@ def test_a_time_code_survives_jpeg_and_scaling() -> None:
 
 def painter(**settings: object) -> Painter:
     result = Painter(size=(96, 160), settings=LiveSettings("a", **settings))
-    result.show(Look("a", "fast", FakeEngine()))
+    result.show(LoadedStyle("a", "fast", FakeEngine()))
     return result
 
 
@@ -134,7 +134,7 @@ def test_a_new_look_fades_in() -> None:
     fading = painter(crossfade_seconds=0.3)
     frame = Frame(np.full((96, 160, 3), CAMERA_VALUE, np.uint8), Fraction(0))
     fading(frame)
-    fading.show(Look("b", "fast", FakeEngine(plus=200)))
+    fading.show(LoadedStyle("b", "fast", FakeEngine(plus=200)))
     means = []
     for _ in range(20):
         means.append(fading(frame).mean())
