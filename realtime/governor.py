@@ -4,6 +4,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .live_settings import Tier
+
 OVER_SECONDS = 2.0
 """Over budget for so long before a step down: one slow second (a page fault, another program) is not a trend."""
 UNDER_SECONDS = 10.0
@@ -19,8 +21,7 @@ WINDOW_SECONDS = 1.0
 class Rung:
     """One step of the ladder: what is painted, and how large."""
 
-    tier: str
-    """`fast` or `quality`."""
+    tier: Tier
     short_side: int
     """Pixels of the painted picture's shorter side; it is enlarged to the output's size afterwards."""
 

@@ -1,5 +1,6 @@
 """The live session: newest only, outputs apart, fails closed, switches styles, rests when nobody watches."""
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from impasto.realtime.capture import Feed
-from impasto.realtime.errors import ArtifactError
+from impasto.realtime.errors import ArtifactError, EngineError
 from impasto.realtime.live import LiveSession
 from impasto.realtime.live_settings import LiveSettings
 
@@ -253,6 +254,59 @@ def test_a_tier_that_breaks_leaves_other_styles_to_be_chosen() -> None:
         session.change({"style": "b"})
         wait_until(lambda: session.status.painting_style == "b")
     assert ("b", "quality") not in opened
+
+
+def test_the_governor_leaves_out_a_size_that_cannot_be_warmed() -> None:
+    class NotSmall(FakeEngine):
+        def warmup(self, height: int, width: int) -> None:
+            if height < 300:
+                raise EngineError("no memory for this size")
+            super().warmup(height, width)
+
+    session = LiveSession(
+        FakeFeed(), lambda name, tier: NotSmall(), settings=LiveSettings("a"), size=(480, 640), latency_budget_ms=10_000
+    )
+    session.add_output(Gallery().output())
+    with session:
+        wait_until(lambda: [rung.short_side for rung in session._governor.rungs] == [480, 432, 360])
+        session.change({"style": "b"})
+        wait_until(lambda: session.status.painting_style == "b")
+
+
+def test_of_two_changes_at_once_the_last_one_is_loaded() -> None:
+    session = LiveSession(FakeFeed(), lambda name, tier: FakeEngine(), settings=LiveSettings("a"), size=(96, 160))
+    asked: list[str] = []
+
+    def ask(style: str, tier: str) -> None:
+        if style == "b":
+            time.sleep(0.2)  # the thread that changed first is held up
+        asked.append(style)
+
+    session._loader.ask = ask
+    first = threading.Thread(target=session.change, args=({"style": "b"},))
+    first.start()
+    wait_until(lambda: session.settings.style == "b")
+    session.change({"style": "c"})
+    first.join()
+    assert asked == ["b", "c"]
+
+
+def test_painting_goes_on_though_nobody_can_be_told() -> None:
+    def closed(line: str) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    gallery, feed = Gallery(), FakeFeed()
+    engine = FakeEngine()
+    session = LiveSession(
+        feed, lambda name, tier: engine, settings=LiveSettings("a"), size=(HEIGHT, WIDTH), on_event=closed
+    )
+    session.add_output(gallery.output())
+    with session:
+        wait_until(lambda: "painted" in gallery.kinds())
+        engine.broken = True
+        wait_until(lambda: session.status.problem)
+        engine.broken = False
+        wait_until(lambda: not session.status.problem)
 
 
 def test_a_session_changes_cameras() -> None:
