@@ -1,5 +1,6 @@
 """The small parts of the live path: slot, meter, governor, time code, painter, settings and presets."""
 
+import io
 import threading
 import time
 from fractions import Fraction
@@ -10,6 +11,7 @@ import pytest
 
 from impasto.realtime.frame import Frame
 from impasto.realtime.governor import Governor, Rung
+from impasto.realtime.live_console import Console
 from impasto.realtime.live_jpeg import encode_jpeg
 from impasto.realtime.live_meter import LatencyMeter
 from impasto.realtime.live_painter import LoadedStyle, Painter, cover, neutral_card, work_size
@@ -160,6 +162,13 @@ def test_sizes() -> None:
 def test_settings_refuse_what_they_cannot_be(changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="must be"):
         LiveSettings("mosaic").changed(changes)
+
+
+def test_a_terminal_that_was_closed_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr("sys.stderr", closed)
+    Console(quiet=False).say("recording to a.mp4")
 
 
 def test_presets(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
