@@ -180,6 +180,15 @@ def test_an_uploaded_picture_becomes_a_style(shelf: StyleShelf, tmp_path: Path) 
     assert shelf.vector("nobody") is None
 
 
+def test_no_name_is_opened_as_a_path(shelf: StyleShelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.add_painting(encoded(drawn(1), ".jpg"), "wave")
+    outside = (tmp_path / "styles" / "wave.fast.onnx").rename(tmp_path / "outside.onnx")
+    assert shelf.vector(str(outside)) is None
+    assert shelf.vector("wave") is None
+    outside.rename(tmp_path / "styles" / "wave.fast.onnx")  # a style that comes later is found
+    assert shelf.vector("wave") is not None
+
+
 @pytest.mark.parametrize("data", [b"", b"junk" * 999, bomb(12_000)], ids=["empty", "junk", "144 megapixels"])
 def test_what_is_no_picture_or_too_large_stays_out(shelf: StyleShelf, tmp_path: Path, data: bytes) -> None:
     with pytest.raises(ArtifactError, match="painting must be a picture of at most 67 megapixels"):
