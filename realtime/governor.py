@@ -65,6 +65,9 @@ class Governor:
 
     def observe(self, latency_ms: float, now: float) -> Step | None:
         """Take one painted picture's latency at the monotonic time `now`; returns a step if one is due."""
+        if self._recent and now - self._recent[-1][0] > WINDOW_SECONDS:  # a rest is time neither over nor under
+            self._recent.clear()
+            self._over_since = self._under_since = None
         self._recent.append((now, latency_ms))
         while now - self._recent[0][0] > WINDOW_SECONDS:
             self._recent.popleft()

@@ -86,6 +86,13 @@ def test_one_slow_moment_moves_nothing() -> None:
         assert governor.observe(300 if i % 90 == 0 else 60, i / 30) is None
 
 
+@pytest.mark.parametrize(("latency_ms", "start"), [(100, 0), (40, 1)])
+def test_a_rest_is_time_neither_over_the_budget_nor_below_it(latency_ms: float, start: int) -> None:
+    governor = Governor(budget_ms=80, rungs=RUNGS, start=start)
+    assert drive(governor, latency_ms, 1.0, 0.0) == []
+    assert drive(governor, latency_ms, 1.0, 3600.0) == []
+
+
 def test_a_step_up_that_failed_is_tried_ever_more_rarely() -> None:
     governor = Governor(budget_ms=80, rungs=RUNGS)
     ups, now = [], 0.0
