@@ -119,6 +119,7 @@ class LiveSession:
             on_event=self._tell, on_failure=self._style_failed, on_refused=self._rungs_refused,
         )  # fmt: skip
         self._stop = threading.Event()
+        self._is_new_feed = threading.Event()
         self._idle = False
         self._seen_at = time.monotonic()
         self._captured = self._painted = self._cards = 0
@@ -200,6 +201,8 @@ class LiveSession:
         with self._lock:
             old, self._feed = self._feed, feed
         old.close()
+        self._frames.clear()
+        self._is_new_feed.set()
         feed.start(self._captured_frame)
         feed.set_idle(self._idle)
 
@@ -257,6 +260,9 @@ class LiveSession:
             if frame is None or self._painter.look is None:
                 continue
             try:
+                if self._is_new_feed.is_set():
+                    self._is_new_feed.clear()
+                    self._painter.reset()
                 original = self._painter.original(frame) if self.compare() else None
                 painting = Painting(Frame(self._painter(frame), frame.pts), original, card=False)
                 if self._time_code:

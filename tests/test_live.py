@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from impasto.realtime.capture import Feed
+from impasto.realtime.engine_carried import CarriedEngine
 from impasto.realtime.errors import ArtifactError, EngineError
 from impasto.realtime.live import LiveSession
 from impasto.realtime.live_settings import LiveSettings
 
-from .live_helpers import CAMERA_VALUE, HEIGHT, WIDTH, FakeEngine, FakeFeed, Gallery, kind_of, wait_until
+from .live_helpers import CAMERA_VALUE, HEIGHT, WIDTH, FakeEngine, FakeFeed, Gallery, Measurable, kind_of, wait_until
 
 HOLD_LIMIT_SECONDS = 3.0
 """The promise is one second (below 1.15 when little else ran); the rest is a busy machine's scheduling."""
@@ -307,6 +308,18 @@ def test_painting_goes_on_though_nobody_can_be_told() -> None:
         wait_until(lambda: session.status.problem)
         engine.broken = False
         wait_until(lambda: not session.status.problem)
+
+
+def test_another_camera_is_painted_with_statistics_of_its_own() -> None:
+    """Not with those of the room before, which frozen statistics would keep for ever."""
+    measurable = Measurable()
+    engine = CarriedEngine(measurable, frozen=True)
+    dark, bright = (FakeFeed(picture=np.full((HEIGHT, WIDTH, 3), value, np.uint8)) for value in (20, 220))
+    with session_with(Gallery(), feed=dark, open_style=lambda name, tier: engine) as session:
+        wait_until(lambda: session.status.painted > 2)
+        assert measurable.summands[-1] == -20
+        session.replace_feed(bright)
+        wait_until(lambda: measurable.summands[-1] == -220)
 
 
 def test_a_session_changes_cameras() -> None:

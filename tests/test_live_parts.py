@@ -9,17 +9,18 @@ import cv2
 import numpy as np
 import pytest
 
+from impasto.realtime.engine_carried import CarriedEngine
 from impasto.realtime.frame import Frame
 from impasto.realtime.governor import Governor, Rung
 from impasto.realtime.live_console import Console
 from impasto.realtime.live_jpeg import encode_jpeg
 from impasto.realtime.live_meter import LatencyMeter
-from impasto.realtime.live_painter import LoadedStyle, Painter, cover, neutral_card, work_size
+from impasto.realtime.live_painter import LoadedStyle, Painter, SharedEngine, cover, neutral_card, work_size
 from impasto.realtime.live_settings import LiveSettings, delete_preset, load_preset, preset_names, save_preset
 from impasto.realtime.slot import LatestSlot
 from impasto.realtime.time_code import paint_time_code, read_time_code
 
-from .live_helpers import CAMERA_VALUE, FakeEngine
+from .live_helpers import CAMERA_VALUE, FakeEngine, Measurable
 
 
 def test_the_newest_wins_and_losers_are_counted() -> None:
@@ -152,6 +153,25 @@ def test_a_new_look_fades_in() -> None:
     assert means[-1] == CAMERA_VALUE + 200
     assert (np.diff(means) >= 0).all()
     assert len({round(value) for value in means}) > 4
+
+
+@pytest.mark.parametrize("crossfade_seconds", [0.0, 0.5])
+def test_a_look_that_comes_back_has_forgotten_the_room_it_saw(crossfade_seconds: float) -> None:
+    measurable = Measurable()
+    carried = LoadedStyle("a", "fast", SharedEngine(CarriedEngine(measurable, frozen=True)))
+    paints = Painter(size=(32, 64), settings=LiveSettings("a", crossfade_seconds=crossfade_seconds))
+    dark, bright = (Frame(np.full((32, 64, 3), value, np.uint8), Fraction(0)) for value in (20, 220))
+    paints.show(carried)
+    paints(dark)
+    paints.show(LoadedStyle("b", "fast", FakeEngine()))
+    time.sleep(crossfade_seconds)
+    paints(bright)
+    paints.show(carried)
+    paints(bright)
+    assert measurable.summands[-1] == -220
+    paints.show(carried)  # it paints already
+    paints(dark)
+    assert measurable.summands[-1] == -220
 
 
 def test_sizes() -> None:
