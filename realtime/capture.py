@@ -18,7 +18,7 @@ import numpy as np
 
 from .camera import CaptureFault, CaptureRequest
 from .capture_child import HEADER
-from .errors import SourceError
+from .errors import SourceError, reason_of
 from .frame import Frame
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Feed(Protocol):
 class CaptureProcess:
     """One life of the child process: from its start to its first failure."""
 
-    def __init__(self, request: CaptureRequest, on_frame: OnFrame, *, idle: bool = False) -> None:
+    def __init__(self, request: CaptureRequest, on_frame: OnFrame) -> None:
         self.info: FeedInfo | None = None
         self.fault: CaptureFault | None = None
         self.last_frame_at: float | None = None
@@ -101,8 +101,6 @@ class CaptureProcess:
         )  # fmt: skip
         _widen(self._process.stdout)
         self._say(json.dumps(request.to_json()))
-        if idle:
-            self.set_idle(True)
         self._reader = threading.Thread(target=self._read, name="impasto-capture", daemon=True)
         self._reader.start()
 
@@ -122,7 +120,7 @@ class CaptureProcess:
         try:
             if self._process.stdin is not None:
                 self._process.stdin.write(line.encode() + b"\n")
-        except OSError:
+        except (OSError, ValueError):  # its end of the pipe is closed, or ours
             logger.debug("the capture process is gone")
 
     def _read(self) -> None:
@@ -184,6 +182,7 @@ class CameraFeed:
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._idle = False
+        self._telling = threading.Lock()
         self._process: CaptureProcess | None = None
         self._thread: threading.Thread | None = None
         self._on_frame: OnFrame = lambda frame: None
@@ -213,11 +212,12 @@ class CameraFeed:
         return status.info
 
     def set_idle(self, idle: bool) -> None:
-        if idle == self._idle:
-            return
-        self._idle = idle
-        if (process := self._process) is not None:
-            process.set_idle(idle)
+        with self._telling:
+            if idle == self._idle:
+                return
+            self._idle = idle
+            if self._process is not None:
+                self._process.set_idle(idle)
 
     def close(self) -> None:
         self._stop.set()
@@ -231,12 +231,7 @@ class CameraFeed:
         while not self._stop.is_set():
             self._tell("opening", f"opening {self._request.label}")
             started = time.monotonic()
-            process = self._process = CaptureProcess(self._request, self._deliver, idle=self._idle)
-            try:
-                fault, was_live = self._watch(process)
-            finally:
-                self._process = None
-                process.close()
+            fault, was_live = self._live_through()
             if fault is None:
                 return
             failures = 0 if was_live and time.monotonic() - started > 10.0 else failures
@@ -244,6 +239,23 @@ class CameraFeed:
             failures += 1
             self._tell("lost", f"{fault.sentence(self._request.label)}; trying again in {pause:g} s", fault=fault)
             self._stop.wait(pause)
+
+    def _live_through(self) -> tuple[CaptureFault | None, bool]:
+        """Start a child and follow it, as `_watch` does."""
+        try:
+            process = CaptureProcess(self._request, self._deliver)
+        except OSError as exc:  # no memory, or too many processes: that may pass
+            return CaptureFault("failed", f"the process that reads it cannot be started: {reason_of(exc)}"), False
+        try:
+            with self._telling:  # what was said while it was being started
+                self._process = process
+                if self._idle:
+                    process.set_idle(True)
+            return self._watch(process)
+        finally:
+            with self._telling:
+                self._process = None
+            process.close()
 
     def _deliver(self, frame: Frame) -> None:
         self._on_frame(frame)

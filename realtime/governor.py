@@ -4,6 +4,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .live_settings import Tier
+
 OVER_SECONDS = 2.0
 """Over budget for so long before a step down: one slow second (a page fault, another program) is not a trend."""
 UNDER_SECONDS = 10.0
@@ -19,8 +21,7 @@ WINDOW_SECONDS = 1.0
 class Rung:
     """One step of the ladder: what is painted, and how large."""
 
-    tier: str
-    """`fast` or `quality`."""
+    tier: Tier
     short_side: int
     """Pixels of the painted picture's shorter side; it is enlarged to the output's size afterwards."""
 
@@ -64,6 +65,9 @@ class Governor:
 
     def observe(self, latency_ms: float, now: float) -> Step | None:
         """Take one painted picture's latency at the monotonic time `now`; returns a step if one is due."""
+        if self._recent and now - self._recent[-1][0] > WINDOW_SECONDS:  # a rest is time neither over nor under
+            self._recent.clear()
+            self._over_since = self._under_since = None
         self._recent.append((now, latency_ms))
         while now - self._recent[0][0] > WINDOW_SECONDS:
             self._recent.popleft()

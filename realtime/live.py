@@ -8,7 +8,6 @@ engine broken, style damaged, or a call that never returns.
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,21 +15,18 @@ from typing import Any
 
 from ..export.arbitrary import Vector
 from .capture import Feed, FeedStatus
-from .engine import Engine
-from .errors import EngineError, ImpastoError
+from .errors import ImpastoError
 from .frame import Frame, Picture
 from .governor import Governor, Rung, Step
+from .live_loader import OpenStyle, StyleLoader
 from .live_meter import LatencyMeter, LatencySummary
 from .live_output import Outlet, OutputStatus, Painting
-from .live_painter import Look, Painter, SharedEngine, Size, neutral_card, work_size
+from .live_painter import Painter, Size, neutral_card, work_size
 from .live_settings import LiveSettings, Tier
 from .slot import LatestSlot
 from .time_code import paint_time_code
 
 logger = logging.getLogger(__name__)
-
-OpenStyle = Callable[[str, Tier], Engine]
-"""Load a style by name and tier; an `ImpastoError` says why not."""
 
 HOLD_SECONDS = 1.0
 """How long the last painted picture may stand when no new one comes."""
@@ -38,8 +34,6 @@ CARD_EVERY_SECONDS = 0.5
 """The card is sent again and again: a viewer may arrive, and a virtual camera wants a stream."""
 WATCHDOG_SECONDS = 0.05
 IDLE_AFTER_SECONDS = 2.0
-MOST_LOOKS = 4
-"""Engines kept warm: two tiers of this style and of the last one."""
 JOIN_SECONDS = 3.0
 """How long the end waits for a thread that an engine holds up."""
 RESTART_SECONDS = 1.0
@@ -107,16 +101,11 @@ class LiveSession:
             on_event: gets one line for every change a person should know of.
         """
         self.size, self.frame_rate = size, frame_rate
-        self._feed, self._open_style, self._on_event = feed, open_style, on_event
+        self._feed, self._on_event = feed, on_event
         self._settings = settings
         self._time_code = time_code
         self._lock = threading.RLock()
         self._frames: LatestSlot[Frame] = LatestSlot()
-        self._loads: LatestSlot[tuple[str, Tier]] = LatestSlot()
-        self._arrivals: LatestSlot[Look] = LatestSlot()
-        self._looks: OrderedDict[tuple[str, str], Look] = OrderedDict()
-        self._warm_sizes: set[tuple[tuple[str, str], Size]] = set()
-        self._retired: list[Engine] = []
         self._outputs: tuple[Outlet, ...] = ()
         self._painter = Painter(size=size, settings=settings, vector_of=vector_of)
         self._painter.work_size = work_size(size, short_side)
@@ -125,13 +114,17 @@ class LiveSession:
         if latency_budget_ms is not None:
             rungs = _rungs(size, short_side, settings.tier, tiers_of(settings.style))
             self._governor = Governor(budget_ms=latency_budget_ms, rungs=rungs)
+        self._loader = StyleLoader(
+            self._painter, open_style, rungs=lambda: () if self._governor is None else self._governor.rungs,
+            on_event=self._tell, on_failure=self._style_failed, on_refused=self._rungs_refused,
+        )  # fmt: skip
         self._stop = threading.Event()
+        self._is_new_feed = threading.Event()
         self._idle = False
         self._seen_at = time.monotonic()
         self._captured = self._painted = self._cards = 0
         self._painted_at = self._card_at = 0.0
         self._problem = ""
-        self._loading = ""
         self.first_error: ImpastoError | None = None
         """Why the first style could not be loaded; later styles that fail leave the one before painting."""
         self._last: Painting | None = None
@@ -141,11 +134,11 @@ class LiveSession:
         self._threads = [
             # Daemons: an engine that never returns must not keep the program from ending.
             threading.Thread(target=target, name=f"impasto-{name}", daemon=True)
-            for name, target in (("paint", self._paint_loop), ("load", self._load_loop), ("watch", self._watch_loop))
+            for name, target in (("paint", self._paint_loop), ("load", self._loader.run), ("watch", self._watch_loop))
         ]
 
     def __enter__(self) -> "LiveSession":
-        self._loads.put((self._settings.style, self._settings.tier))
+        self._loader.ask(self._settings.style, self._settings.tier)
         for thread in self._threads:
             thread.start()
         self._feed.start(self._captured_frame)
@@ -155,13 +148,12 @@ class LiveSession:
         self._stop.set()
         self._feed.close()
         self._frames.close()
-        self._loads.close()
+        self._loader.stop()
         for output in self._outputs:
             output.close()
         for thread in self._threads:
             thread.join(JOIN_SECONDS)
-        for engine in (*self._retired, *(look.engine for look in self._looks.values())):
-            engine.close()
+        self._loader.close()
 
     # What a person does
 
@@ -175,9 +167,8 @@ class LiveSession:
         with self._lock:
             before, after = self._settings, self._settings.changed(changes)
             self._take_settings(after)
-            tier = after.tier if self._governor is None else _tier(self._governor.rung)
-        if (after.style, after.tier) != (before.style, before.tier):
-            self._loads.put((after.style, tier))
+            if (after.style, after.tier) != (before.style, before.tier):
+                self._loader.ask(after.style, after.tier if self._governor is None else self._governor.rung.tier)
         return after
 
     def _take_settings(self, after: LiveSettings) -> None:
@@ -210,6 +201,8 @@ class LiveSession:
         with self._lock:
             old, self._feed = self._feed, feed
         old.close()
+        self._frames.clear()
+        self._is_new_feed.set()
         feed.start(self._captured_frame)
         feed.set_idle(self._idle)
 
@@ -237,7 +230,7 @@ class LiveSession:
             settings=self._settings,
             feed=self._feed.status,
             painting_style=look.style if look else "",
-            loading=self._loading,
+            loading=self._loader.loading,
             engine=str(look.engine.info) if look else "",
             output_size=self.size,
             work_size=self._painter.work_size,
@@ -261,19 +254,22 @@ class LiveSession:
 
     def _paint_loop(self) -> None:
         while not self._stop.is_set():
-            if (look := self._arrivals.take(0.0)) is not None:
+            if (look := self._loader.take()) is not None:
                 self._painter.show(look)
             frame = self._frames.take(0.25)
             if frame is None or self._painter.look is None:
                 continue
             try:
+                if self._is_new_feed.is_set():
+                    self._is_new_feed.clear()
+                    self._painter.reset()
                 original = self._painter.original(frame) if self.compare() else None
                 painting = Painting(Frame(self._painter(frame), frame.pts), original, card=False)
+                if self._time_code:
+                    paint_time_code(painting.frame.data, painting.frame.pts)
             except Exception as exc:  # an engine may raise anything; no picture leaves, the watchdog shows the card
                 self._engine_failed(exc)
                 continue
-            if self._time_code:
-                paint_time_code(painting.frame.data, painting.frame.pts)
             self._publish_painting(painting)
 
     def _publish_painting(self, painting: Painting) -> None:
@@ -293,98 +289,47 @@ class LiveSession:
     def _engine_failed(self, exc: Exception) -> None:
         if not self._problem:
             logger.exception("painting failed")
-            self._on_event(f"painting failed: {exc}; showing a neutral card until it works again")
+            self._tell(f"painting failed: {exc}; showing a neutral card until it works again")
         self._problem = f"painting failed: {exc}"
         self._stop.wait(RESTART_SECONDS)
 
     def _take_step(self, step: Step) -> None:
         self._painter.work_size = work_size(self.size, step.rung.short_side)
-        self._on_event(f"now painting at {step.rung}: {step.reason}")
+        self._tell(f"now painting at {step.rung}: {step.reason}")
         look = self._painter.look
         if look is not None and look.tier != step.rung.tier:
-            self._loads.put((self._settings.style, _tier(step.rung)))
+            self._loader.ask(self._settings.style, step.rung.tier)
 
-    def _load_loop(self) -> None:
-        while not self._stop.is_set():
-            wanted = self._loads.take(0.25)
-            self._close_retired()
-            if wanted is None:
-                continue
-            self._loading = wanted[0]
-            first = self._painter.look is None
-            try:
-                if not first:  # the one before paints on, so there is time
-                    self._warm_rungs(wanted[0])
-                self._arrivals.put(self._warm_look(*wanted))
-            except ImpastoError as exc:
-                if not self._stop.is_set():
-                    self._style_failed(wanted[0], exc)
-            except Exception as exc:  # what a broken artifact makes an engine raise is anybody's guess
-                logger.exception("style %s did not load", wanted[0])
-                self._style_failed(wanted[0], EngineError(f"{type(exc).__name__}: {exc}"))
-            self._loading = ""
-            if first and self.first_error is None:
-                self._warm_rungs(wanted[0])
-
-    def _warm_look(self, style: str, tier: Tier) -> Look:
-        look = self._opened(style, tier)
-        self._warm(look, self._painter.work_size)
-        return look
-
-    def _opened(self, style: str, tier: Tier) -> Look:
-        look = self._looks.get((style, tier))
-        if look is None:
-            look = Look(style, tier, SharedEngine(self._open_style(style, tier)))
-            self._looks[look.key] = look
-        if self._stop.is_set():
-            raise EngineError("the run has ended")
-        self._looks.move_to_end(look.key)
-        while len(self._looks) > MOST_LOOKS:
-            self._forget_oldest()
-        return look
-
-    def _forget_oldest(self) -> None:
-        key, oldest = self._looks.popitem(last=False)
-        self._warm_sizes = {entry for entry in self._warm_sizes if entry[0] != key}
-        self._retired.append(oldest.engine)
-
-    def _close_retired(self) -> None:
-        """An engine holds tens of megabytes and threads: it goes as soon as no fade paints with it any more."""
-        used = self._painter.engines
-        for engine in [engine for engine in self._retired if engine not in used]:
-            engine.close()
-            self._retired.remove(engine)
-
-    def _warm_rungs(self, style: str) -> None:
-        """Every size and tier the governor may choose is run once, so that a step costs nothing.
-
-        The smallest first: an engine that keeps a graph for one size only should end with a likely one.
-        """
-        governor = self._governor
-        for rung in reversed(governor.rungs) if governor is not None else ():
-            if self._stop.is_set():
+    def _rungs_refused(self, style: str, refused: Collection[Rung]) -> None:
+        """What the style cannot be painted at is no choice for the governor."""
+        with self._lock:
+            governor = self._governor
+            if governor is None or self._settings.style != style:
                 return
-            try:
-                look = self._opened(style, _tier(rung))
-            except ImpastoError as exc:
-                self._on_event(f"{style} has no {rung.tier} tier here: {exc}")
-                continue
-            self._warm(look, work_size(self.size, rung.short_side))
-
-    def _warm(self, look: Look, size: Size) -> None:
-        if (look.key, size) not in self._warm_sizes:
-            look.engine.warmup(*_padded(size, look.engine.stride))
-            self._warm_sizes.add((look.key, size))
+            left = [rung for rung in governor.rungs if rung not in refused]
+            if not left:
+                return
+            below = [rung for rung in governor.rungs[governor.rungs.index(governor.rung) :] if rung in left]
+            rung = below[0] if below else left[-1]
+            self._governor = Governor(budget_ms=governor.budget_ms, rungs=left, start=left.index(rung))
+            if rung != governor.rung:
+                self._take_step(Step(rung, f"{style} cannot be painted at {governor.rung}"))
 
     def _style_failed(self, style: str, reason: ImpastoError) -> None:
         look = self._painter.look
         if look is None:
             self._problem, self.first_error = str(reason), reason
             return
-        self._on_event(f"style {style} cannot be used: {reason}; still painting {look.style}")
+        self._tell(f"style {style} cannot be used: {reason}; still painting {look.style}")
         with self._lock:
             if self._settings.style == style:
                 self._take_settings(self._settings.changed({"style": look.style, "tier": look.tier}))
+
+    def _tell(self, line: str) -> None:
+        try:
+            self._on_event(line)
+        except Exception:  # a terminal that was closed; the threads must go on
+            logger.exception("nobody could be told: %s", line)
 
     def _watch_loop(self) -> None:
         cards: dict[str, Picture] = {}
@@ -432,16 +377,7 @@ class LiveSession:
         self._painted_at = time.monotonic()  # no card while the first picture after the rest is on its way
         self._frames.clear()
         self._feed.set_idle(idle)
-        self._on_event("nobody watches: resting" if idle else "somebody watches: painting")
-
-
-def _padded(size: Size, stride: int) -> Size:
-    height, width = (edge + -edge % stride for edge in size)
-    return height, width
-
-
-def _tier(rung: Rung) -> Tier:
-    return "quality" if rung.tier == "quality" else "fast"
+        self._tell("nobody watches: resting" if idle else "somebody watches: painting")
 
 
 LADDER = (1080, 720, 540, 432, 360, 288, 240, 192)
@@ -452,7 +388,7 @@ def _rungs(size: Size, short_side: int, tier: Tier, tiers: Collection[str]) -> l
     """What the governor may choose for a style that has `tiers`, when `tier` is asked for."""
     top = min(short_side, *size)
     sides = [top, *(side for side in LADDER if side < 0.95 * top)]
-    fast, quality = ([Rung(name, side) for side in sides] for name in ("fast", "quality"))
+    fast, quality = [Rung("fast", side) for side in sides], [Rung("quality", side) for side in sides]
     if list(tiers) == ["quality"]:
         return quality
     return quality[:2] + fast if tier == "quality" else fast

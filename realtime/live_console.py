@@ -1,11 +1,14 @@
 """What a live run says in the terminal: events as lines, the status as one line that is written over, the report."""
 
+import logging
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .live import LiveStatus
+
+logger = logging.getLogger(__name__)
 
 
 class Console:
@@ -21,10 +24,9 @@ class Console:
         if self._quiet:
             return
         with self._lock:
-            if self._line_open:
-                print("\r\x1b[2K", end="", file=sys.stderr)
-                self._line_open = False
-            print(line, file=sys.stderr, flush=True)
+            start = "\r\x1b[2K" if self._line_open else ""
+            self._line_open = False
+            self._print(start + line, end="\n")
 
     def show_status(self, status: "LiveStatus") -> None:
         """Frames per second, latency, drops, size: over the last status where there is a terminal."""
@@ -38,10 +40,17 @@ class Console:
         )  # fmt: skip
         with self._lock:
             if sys.stderr.isatty():
-                print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
+                self._print(f"\r\x1b[2K{text}", end="")
                 self._line_open = True
             else:
-                print(text, file=sys.stderr, flush=True)
+                self._print(text, end="\n")
+
+    @staticmethod
+    def _print(text: str, *, end: str) -> None:
+        try:
+            print(text, end=end, file=sys.stderr, flush=True)
+        except (OSError, ValueError):  # the terminal was closed: no reason to end a recording or a stream
+            logger.debug("nobody reads any more")
 
     def show_report(self, report: dict[str, Any]) -> None:
         """The figures of the whole run."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..export.arbitrary import Vector
 from .engine import Batch, Engine, EngineInfo
+from .engine_carried import CarriedEngine
 from .errors import EngineError
 from .frame import Frame, Picture
 from .live_paintings import PaintingEngine
@@ -25,7 +26,7 @@ SMOOTHING_PATIENCE_MS = 8.0
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class LoadedStyle:
     """A loaded style of one tier, warm and ready to paint."""
 
     style: str
@@ -34,7 +35,7 @@ class Look:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells looks apart."""
+        """What tells loaded styles apart."""
         return self.style, self.tier
 
 
@@ -77,6 +78,12 @@ class SharedEngine:
             if not self._closed:
                 self._engine.warmup(height, width)
 
+    def reset(self) -> None:
+        """Forget earlier frames: where the engine carries statistics, they are of another place or time."""
+        with self._turn:
+            if isinstance(self._engine, CarriedEngine):
+                self._engine.reset()
+
     def close(self) -> None:
         self._closed = True
         if self._turn.acquire(timeout=CLOSE_SECONDS):  # an engine that never returns is left behind
@@ -106,7 +113,7 @@ class Painter:
         self.work_size = size
         self.settings = settings
         self._stylizer: Stylizer | None = None
-        self._look: Look | None = None
+        self._look: LoadedStyle | None = None
         self._leaving: tuple[Stylizer, float, float] | None = None
         """The look that fades out, when it began to, and for how many seconds."""
         self._vector: Vector | None = None
@@ -117,7 +124,7 @@ class Painter:
         self._smoother = Smoother(0.0, patience_ms=SMOOTHING_PATIENCE_MS)
 
     @property
-    def look(self) -> Look | None:
+    def look(self) -> LoadedStyle | None:
         """The look that paints, or fades in."""
         return self._look
 
@@ -127,8 +134,10 @@ class Painter:
         stylizers = (self._stylizer, None if (leaving := self._leaving) is None else leaving[0])
         return tuple(stylizer.engine for stylizer in stylizers if stylizer is not None)
 
-    def show(self, look: Look) -> None:
+    def show(self, look: LoadedStyle) -> None:
         """Paint with `look` from now on, fading over from what painted until now."""
+        if look.engine not in self.engines:
+            _reset(look.engine)
         seconds = self.settings.crossfade_seconds
         if self._stylizer is not None and seconds > 0 and self._look is not None and self._look.style != look.style:
             self._leaving = (self._stylizer, time.monotonic(), seconds)
@@ -136,6 +145,12 @@ class Painter:
         else:
             self._smoother.reset()  # or the last picture of another look would fade out slowly
         self._look, self._stylizer = look, Stylizer(look.engine)
+
+    def reset(self) -> None:
+        """Forget earlier frames: the next one is another camera's."""
+        self._smoother.reset()
+        for engine in self.engines:
+            _reset(engine)
 
     def original(self, frame: Frame) -> Picture:
         """The camera's picture as it would stand beside the painting: same size, mirrored alike."""
@@ -219,6 +234,11 @@ class Painter:
 
         fitted = cover(picture, self.size)
         return np.asarray(cv2.flip(fitted, 1), np.uint8) if self.settings.mirror else fitted
+
+
+def _reset(engine: Engine) -> None:
+    if isinstance(engine, SharedEngine):
+        engine.reset()
 
 
 def _painting_engine(stylizer: Stylizer | None) -> SharedEngine | None:

@@ -113,6 +113,8 @@ class StyleShelf:
     def vector(self, name: str) -> Vector | None:
         """(K,) of a style that was made of a painting, or that ships with one; None for others."""
         if name not in self._vectors:
+            if name not in self._styles():  # a name from the panel, which must never be opened as a path
+                return None
             try:
                 known = self._book.known(name)
                 if known is None and self._extra is not None and name == self._extra.metadata.name:

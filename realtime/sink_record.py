@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -72,6 +73,8 @@ class Recording:
         self._sound_end = 0
         self._lock = threading.Lock()
         self._failure: SinkError | None = None
+        self._ended = False
+        """A microphone that hangs may be heard after the end."""
 
     def __enter__(self) -> Self:
         try:
@@ -80,15 +83,17 @@ class Recording:
         except SourceError as exc:
             raise SinkError(str(exc)) from exc
         try:
-            self._container = self._open_container()
-            self._video = LiveH264(
-                self._container, self._info, keyframe_seconds=KEYFRAME_SECONDS, options=ENCODER_OPTIONS
-            )
-            self._audio = self._add_audio() if self._microphone is not None else None
-            self._container.start_encoding()
+            with ExitStack() as undo:
+                if self._microphone is not None:
+                    undo.callback(self._microphone.stop)
+                self._container = undo.enter_context(closing(self._open_container()))
+                self._video = LiveH264(
+                    self._container, self._info, keyframe_seconds=KEYFRAME_SECONDS, options=ENCODER_OPTIONS
+                )
+                self._audio = self._add_audio() if self._microphone is not None else None
+                self._container.start_encoding()
+                undo.pop_all()
         except (OSError, ValueError, av.FFmpegError) as exc:
-            if self._microphone is not None:
-                self._microphone.stop()
             raise SinkError(f"{self._path} cannot be written: {reason_of(exc)}") from exc
         if self._microphone is not None:
             self._microphone.start(self._hear, self._sound_ended)
@@ -109,6 +114,7 @@ class Recording:
             self._microphone.stop()
         try:
             with self._lock:
+                self._ended = True
                 if self._failure is None and kind is None:
                     for stream in (self._video.stream, self._audio):
                         if stream is not None:
@@ -151,6 +157,8 @@ class Recording:
     def _mux(self, stream: VideoStream | AudioStream, frame: av.VideoFrame | av.AudioFrame) -> None:
         try:
             with self._lock:
+                if self._ended:
+                    return
                 packets = stream.encode(frame)  # type: ignore[arg-type]
                 self._container.mux(packets)
         except (OSError, av.FFmpegError) as exc:

@@ -13,8 +13,9 @@ import av
 import numpy as np
 import pytest
 
+from impasto.export.statistics import Layer, StatisticsLayout
 from impasto.realtime.capture import FeedInfo, FeedStatus
-from impasto.realtime.engine import EngineInfo
+from impasto.realtime.engine import Done, EngineInfo
 from impasto.realtime.frame import Frame, StreamInfo
 from impasto.realtime.live_output import LiveOutput
 from impasto.realtime.time_code import paint_time_code
@@ -91,6 +92,30 @@ class FakeEngine:
 
     def close(self) -> None:
         self.closed += 1
+
+
+class Measurable:
+    """For `CarriedEngine`: its one statistic is a picture's mean, it paints nothing, and keeps what it was to use."""
+
+    info = EngineInfo("fake", "CPU", "fp32")
+    stride = 4
+    layout = StatisticsLayout((Layer(np.ones(1), np.zeros(1), 0.0, 1),))
+
+    def __init__(self) -> None:
+        self.summands: list[float] = []
+
+    def start(self, frame: np.ndarray, affine: np.ndarray) -> Done:
+        self.summands.append(round(float(affine[0, 1])))
+        return Done({"stylized": frame})
+
+    def start_measuring(self, frame: np.ndarray) -> Callable[[], np.ndarray]:
+        return lambda: np.array([frame.mean(), 1.0])
+
+    def warmup(self, height: int, width: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class Gallery:

@@ -1,5 +1,6 @@
 """Cameras: naming, choosing a mode, reading one that is not there (a preloaded shim), and its ways to fail."""
 
+import errno
 import json
 import os
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 
 from impasto.realtime import capture_child
 from impasto.realtime.camera import CameraMode, CaptureFault, choose_mode, fault_of_errno, parse_input
-from impasto.realtime.capture import CameraFeed
+from impasto.realtime.capture import CameraFeed, CaptureProcess
 from impasto.realtime.errors import SourceError
 from impasto.realtime.frame import Frame
 
@@ -171,13 +173,65 @@ def test_a_killed_reader_is_started_again() -> None:
     assert feed.status.state == "closed"
 
 
+@pytest.mark.parametrize("idle", [True, False])
+def test_a_rest_that_begins_or_ends_while_the_camera_is_started_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, idle: bool
+) -> None:
+    starting, may_start = threading.Event(), threading.Event()
+    children: list[CaptureProcess] = []
+
+    class Child(CaptureProcess):
+        """A process that takes its time to start and only listens."""
+
+        def __init__(self, request: object, on_frame: object, *, idle: bool = False) -> None:
+            self.info = self.fault = self.last_frame_at = None
+            self.idle = idle
+            children.append(self)
+            starting.set()
+            may_start.wait(10.0)
+
+        def set_idle(self, idle: bool) -> None:
+            self.idle = idle
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("impasto.realtime.capture.CaptureProcess", Child)
+    with closing(CameraFeed(parse_input("test"))) as feed:
+        feed.set_idle(not idle)
+        feed.start(lambda frame: None)
+        starting.wait(10.0)
+        feed.set_idle(idle)
+        may_start.set()
+        wait_until(lambda: feed._process is not None)
+    assert [child.idle for child in children] == [idle]
+
+
+def test_a_process_that_has_ended_is_told_nothing() -> None:
+    process = CaptureProcess(parse_input("lavfi:testsrc2=size=160x96:rate=30"), lambda frame: None)
+    process.close()
+    process.set_idle(True)
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with closing(CameraFeed(parse_input("lavfi:testsrc2=size=160x96:rate=30"))) as feed:
+        with monkeypatch.context() as patched:
+            patched.setattr("subprocess.Popen", full)
+            with pytest.raises(SourceError, match="cannot be started: Resource temporarily unavailable"):
+                feed.wait_live(5.0)
+        wait_until(lambda: feed.status.state == "live", 10.0)
+
+
 # With the shim, in a process of its own
 
 READ = """
 import json, sys, threading, time
 from pathlib import Path
 from impasto.realtime.camera import list_cameras, parse_input
-from impasto.realtime.capture import CameraFeed
+from impasto.realtime.capture import CameraFeed, CaptureProcess
 from impasto.realtime.errors import SourceError
 
 fault, options, script = Path(sys.argv[1]) / "fault", json.loads(sys.argv[2]), json.loads(sys.argv[3])

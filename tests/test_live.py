@@ -1,5 +1,6 @@
 """The live session: newest only, outputs apart, fails closed, switches styles, rests when nobody watches."""
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 
 from impasto.realtime.capture import Feed
-from impasto.realtime.errors import ArtifactError
+from impasto.realtime.engine_carried import CarriedEngine
+from impasto.realtime.errors import ArtifactError, EngineError
 from impasto.realtime.live import LiveSession
 from impasto.realtime.live_settings import LiveSettings
 
-from .live_helpers import CAMERA_VALUE, HEIGHT, WIDTH, FakeEngine, FakeFeed, Gallery, kind_of, wait_until
+from .live_helpers import CAMERA_VALUE, HEIGHT, WIDTH, FakeEngine, FakeFeed, Gallery, Measurable, kind_of, wait_until
 
 HOLD_LIMIT_SECONDS = 3.0
 """The promise is one second (below 1.15 when little else ran); the rest is a busy machine's scheduling."""
@@ -253,6 +255,71 @@ def test_a_tier_that_breaks_leaves_other_styles_to_be_chosen() -> None:
         session.change({"style": "b"})
         wait_until(lambda: session.status.painting_style == "b")
     assert ("b", "quality") not in opened
+
+
+def test_the_governor_leaves_out_a_size_that_cannot_be_warmed() -> None:
+    class NotSmall(FakeEngine):
+        def warmup(self, height: int, width: int) -> None:
+            if height < 300:
+                raise EngineError("no memory for this size")
+            super().warmup(height, width)
+
+    session = LiveSession(
+        FakeFeed(), lambda name, tier: NotSmall(), settings=LiveSettings("a"), size=(480, 640), latency_budget_ms=10_000
+    )
+    session.add_output(Gallery().output())
+    with session:
+        wait_until(lambda: [rung.short_side for rung in session._governor.rungs] == [480, 432, 360])
+        session.change({"style": "b"})
+        wait_until(lambda: session.status.painting_style == "b")
+
+
+def test_of_two_changes_at_once_the_last_one_is_loaded() -> None:
+    session = LiveSession(FakeFeed(), lambda name, tier: FakeEngine(), settings=LiveSettings("a"), size=(96, 160))
+    asked: list[str] = []
+
+    def ask(style: str, tier: str) -> None:
+        if style == "b":
+            time.sleep(0.2)  # the thread that changed first is held up
+        asked.append(style)
+
+    session._loader.ask = ask
+    first = threading.Thread(target=session.change, args=({"style": "b"},))
+    first.start()
+    wait_until(lambda: session.settings.style == "b")
+    session.change({"style": "c"})
+    first.join()
+    assert asked == ["b", "c"]
+
+
+def test_painting_goes_on_though_nobody_can_be_told() -> None:
+    def closed(line: str) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    gallery, feed = Gallery(), FakeFeed()
+    engine = FakeEngine()
+    session = LiveSession(
+        feed, lambda name, tier: engine, settings=LiveSettings("a"), size=(HEIGHT, WIDTH), on_event=closed
+    )
+    session.add_output(gallery.output())
+    with session:
+        wait_until(lambda: "painted" in gallery.kinds())
+        engine.broken = True
+        wait_until(lambda: session.status.problem)
+        engine.broken = False
+        wait_until(lambda: not session.status.problem)
+
+
+def test_another_camera_is_painted_with_statistics_of_its_own() -> None:
+    """Not with those of the room before, which frozen statistics would keep for ever."""
+    measurable = Measurable()
+    engine = CarriedEngine(measurable, frozen=True)
+    dark, bright = (FakeFeed(picture=np.full((HEIGHT, WIDTH, 3), value, np.uint8)) for value in (20, 220))
+    with session_with(Gallery(), feed=dark, open_style=lambda name, tier: engine) as session:
+        wait_until(lambda: session.status.painted > 2)
+        assert measurable.summands[-1] == -20
+        session.replace_feed(bright)
+        wait_until(lambda: measurable.summands[-1] == -220)
 
 
 def test_a_session_changes_cameras() -> None:

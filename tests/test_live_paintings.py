@@ -14,7 +14,7 @@ from impasto.export.artifact import load_artifact
 from impasto.realtime.engine import EngineInfo, PictureEngine
 from impasto.realtime.errors import ArtifactError, EngineError
 from impasto.realtime.frame import Frame
-from impasto.realtime.live_painter import Look, Painter, SharedEngine
+from impasto.realtime.live_painter import LoadedStyle, Painter, SharedEngine
 from impasto.realtime.live_paintings import PaintingEngine, PaintingEngines
 from impasto.realtime.live_settings import LiveSettings
 from impasto.realtime.live_styles import StyleShelf
@@ -60,8 +60,8 @@ def vector(value: float) -> np.ndarray:
     return np.array([value, 0], np.float32)
 
 
-def look(engines: PaintingEngines, name: str, value: float) -> Look:
-    return Look(name, "fast", SharedEngine(engines.open(vector(value))))
+def look(engines: PaintingEngines, name: str, value: float) -> LoadedStyle:
+    return LoadedStyle(name, "fast", SharedEngine(engines.open(vector(value))))
 
 
 GREY = Frame(np.full((96, 160, 3), 40, np.uint8), Fraction(0))
@@ -120,13 +120,13 @@ def test_paintings_fade_over_in_one_pass(engines: PaintingEngines, runner: Vecto
 
 def test_a_fade_from_a_trained_style_shows_both(engines: PaintingEngines) -> None:
     fading = Painter(size=(96, 160), settings=LiveSettings("t", crossfade_seconds=0.2))
-    fading.show(Look("t", "fast", FakeEngine(plus=10)))
+    fading.show(LoadedStyle("t", "fast", FakeEngine(plus=10)))
     assert fading(GREY).mean() == 50
     fading.show(look(engines, "a", 100.0))
     assert fading(GREY).mean() < 140
     time.sleep(0.25)
     assert fading(GREY).mean() == 140
-    fading.show(Look("t", "fast", FakeEngine(plus=10)))
+    fading.show(LoadedStyle("t", "fast", FakeEngine(plus=10)))
     assert fading(GREY).mean() > 50
     time.sleep(0.25)
     assert fading(GREY).mean() == 50
@@ -135,8 +135,8 @@ def test_a_fade_from_a_trained_style_shows_both(engines: PaintingEngines) -> Non
 def test_a_fade_keeps_the_strength(engines: PaintingEngines) -> None:
     """A weak painting and a weak trained style look alike here; whatever the way, no picture of the fade differs."""
 
-    def trained() -> Look:
-        return Look("t", "fast", SharedEngine(FakeEngine(plus=100)))
+    def trained() -> LoadedStyle:
+        return LoadedStyle("t", "fast", SharedEngine(FakeEngine(plus=100)))
 
     for looks in ([trained(), look(engines, "a", 100.0)], [look(engines, "a", 100.0), trained()]):
         settings = LiveSettings("x", strength=0.2, smoothing=0.8, crossfade_seconds=0.3)
@@ -178,6 +178,15 @@ def test_an_uploaded_picture_becomes_a_style(shelf: StyleShelf, tmp_path: Path) 
     assert (style.kind, len(style.style.sha256)) == ("single", 64)
     np.testing.assert_allclose(shelf.vector("painting"), shelf.vector("etc-passwd"))
     assert shelf.vector("nobody") is None
+
+
+def test_no_name_is_opened_as_a_path(shelf: StyleShelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.add_painting(encoded(drawn(1), ".jpg"), "wave")
+    outside = (tmp_path / "styles" / "wave.fast.onnx").rename(tmp_path / "outside.onnx")
+    assert shelf.vector(str(outside)) is None
+    assert shelf.vector("wave") is None
+    outside.rename(tmp_path / "styles" / "wave.fast.onnx")  # a style that comes later is found
+    assert shelf.vector("wave") is not None
 
 
 @pytest.mark.parametrize("data", [b"", b"junk" * 999, bomb(12_000)], ids=["empty", "junk", "144 megapixels"])

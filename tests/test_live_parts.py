@@ -1,5 +1,6 @@
 """The small parts of the live path: slot, meter, governor, time code, painter, settings and presets."""
 
+import io
 import threading
 import time
 from fractions import Fraction
@@ -8,16 +9,18 @@ import cv2
 import numpy as np
 import pytest
 
+from impasto.realtime.engine_carried import CarriedEngine
 from impasto.realtime.frame import Frame
 from impasto.realtime.governor import Governor, Rung
+from impasto.realtime.live_console import Console
 from impasto.realtime.live_jpeg import encode_jpeg
 from impasto.realtime.live_meter import LatencyMeter
-from impasto.realtime.live_painter import Look, Painter, cover, neutral_card, work_size
+from impasto.realtime.live_painter import LoadedStyle, Painter, SharedEngine, cover, neutral_card, work_size
 from impasto.realtime.live_settings import LiveSettings, delete_preset, load_preset, preset_names, save_preset
 from impasto.realtime.slot import LatestSlot
 from impasto.realtime.time_code import paint_time_code, read_time_code
 
-from .live_helpers import CAMERA_VALUE, FakeEngine
+from .live_helpers import CAMERA_VALUE, FakeEngine, Measurable
 
 
 def test_the_newest_wins_and_losers_are_counted() -> None:
@@ -84,6 +87,13 @@ def test_one_slow_moment_moves_nothing() -> None:
         assert governor.observe(300 if i % 90 == 0 else 60, i / 30) is None
 
 
+@pytest.mark.parametrize(("latency_ms", "start"), [(100, 0), (40, 1)])
+def test_a_rest_is_time_neither_over_the_budget_nor_below_it(latency_ms: float, start: int) -> None:
+    governor = Governor(budget_ms=80, rungs=RUNGS, start=start)
+    assert drive(governor, latency_ms, 1.0, 0.0) == []
+    assert drive(governor, latency_ms, 1.0, 3600.0) == []
+
+
 def test_a_step_up_that_failed_is_tried_ever_more_rarely() -> None:
     governor = Governor(budget_ms=80, rungs=RUNGS)
     ups, now = [], 0.0
@@ -110,7 +120,7 @@ def test_a_time_code_survives_jpeg_and_scaling() -> None:
 
 def painter(**settings: object) -> Painter:
     result = Painter(size=(96, 160), settings=LiveSettings("a", **settings))
-    result.show(Look("a", "fast", FakeEngine()))
+    result.show(LoadedStyle("a", "fast", FakeEngine()))
     return result
 
 
@@ -134,7 +144,7 @@ def test_a_new_look_fades_in() -> None:
     fading = painter(crossfade_seconds=0.3)
     frame = Frame(np.full((96, 160, 3), CAMERA_VALUE, np.uint8), Fraction(0))
     fading(frame)
-    fading.show(Look("b", "fast", FakeEngine(plus=200)))
+    fading.show(LoadedStyle("b", "fast", FakeEngine(plus=200)))
     means = []
     for _ in range(20):
         means.append(fading(frame).mean())
@@ -143,6 +153,25 @@ def test_a_new_look_fades_in() -> None:
     assert means[-1] == CAMERA_VALUE + 200
     assert (np.diff(means) >= 0).all()
     assert len({round(value) for value in means}) > 4
+
+
+@pytest.mark.parametrize("crossfade_seconds", [0.0, 0.5])
+def test_a_look_that_comes_back_has_forgotten_the_room_it_saw(crossfade_seconds: float) -> None:
+    measurable = Measurable()
+    carried = LoadedStyle("a", "fast", SharedEngine(CarriedEngine(measurable, frozen=True)))
+    paints = Painter(size=(32, 64), settings=LiveSettings("a", crossfade_seconds=crossfade_seconds))
+    dark, bright = (Frame(np.full((32, 64, 3), value, np.uint8), Fraction(0)) for value in (20, 220))
+    paints.show(carried)
+    paints(dark)
+    paints.show(LoadedStyle("b", "fast", FakeEngine()))
+    time.sleep(crossfade_seconds)
+    paints(bright)
+    paints.show(carried)
+    paints(bright)
+    assert measurable.summands[-1] == -220
+    paints.show(carried)  # it paints already
+    paints(dark)
+    assert measurable.summands[-1] == -220
 
 
 def test_sizes() -> None:
@@ -160,6 +189,13 @@ def test_sizes() -> None:
 def test_settings_refuse_what_they_cannot_be(changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="must be"):
         LiveSettings("mosaic").changed(changes)
+
+
+def test_a_terminal_that_was_closed_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr("sys.stderr", closed)
+    Console(quiet=False).say("recording to a.mp4")
 
 
 def test_presets(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,6 +152,39 @@ def test_a_microphone_that_does_not_open_leaves_no_file(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_microphone_that_is_heard_after_the_end_does_no_harm(tmp_path: Path, suffix: str) -> None:
+    path, microphone = tmp_path / f"out{suffix}", FakeMicrophone()
+    with Recording(path, SINK_INFO, microphone=microphone) as recording:
+        for frame in pictures(30):
+            recording.write(frame)
+            microphone.send(float(frame.pts))
+    microphone.send(1.1)
+    assert recording._failure is None
+    assert len(read(path)) == 30
+
+
+def test_a_recording_that_does_not_begin_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **options: object) -> None:
+        raise ValueError("no such encoder")
+
+    stopped: list[bool] = []
+    microphone = FakeMicrophone()
+    monkeypatch.setattr(microphone, "stop", lambda: stopped.append(True))
+    monkeypatch.setattr("impasto.realtime.sink_record.LiveH264", broken)
+    recording = Recording(tmp_path / "out.mp4", SINK_INFO, microphone=microphone)
+    opened, closed = recording._open_container, []
+
+    def open_container() -> object:
+        container = opened()
+        return SimpleNamespace(close=lambda: closed.append(container.close()))
+
+    monkeypatch.setattr(recording, "_open_container", open_container)
+    with pytest.raises(SinkError, match=r"out\.mp4 cannot be written: no such encoder"):
+        recording.__enter__()
+    assert (len(closed), len(stopped)) == (1, 1)
+
+
 PIECE = SAMPLES / SAMPLE_RATE
 
 

@@ -14,8 +14,7 @@ from impasto.export.artifact import Artifact
 from impasto.realtime import smoothing_blend
 from impasto.realtime.engine import EngineInfo
 from impasto.realtime.frame import Frame
-from impasto.realtime.live_painter import Look as LiveLook
-from impasto.realtime.live_painter import Painter
+from impasto.realtime.live_painter import LoadedStyle, Painter
 from impasto.realtime.live_settings import LiveSettings
 from impasto.realtime.look import Cue, FilmStylizer, Look
 from impasto.realtime.optical_flow import FlowEstimator, followed, to_grey, warp
@@ -378,7 +377,7 @@ def test_live_painter_smooths() -> None:
     def painter(smoothing: float) -> Painter:
         result = Painter(size=(180, 320), settings=LiveSettings("a", smoothing=smoothing))
         result._smoother = Smoother(patience_ms=1000.0)  # a busy machine must not decide a test
-        result.show(LiveLook("a", "fast", FlickeringEngine()))
+        result.show(LoadedStyle("a", "fast", FlickeringEngine()))
         return result
 
     assert flicker(painter(0.8)) < 0.35 * flicker(painter(0.0))
@@ -387,17 +386,17 @@ def test_live_painter_smooths() -> None:
 def test_live_change_of_style_without_fade_is_not_softened() -> None:
     painter = Painter(size=(180, 320), settings=LiveSettings("a", smoothing=1.0, crossfade_seconds=0.0))
     painter._smoother = Smoother(patience_ms=1000.0)  # a busy machine must not decide a test
-    painter.show(LiveLook("a", "fast", FlickeringEngine()))
+    painter.show(LoadedStyle("a", "fast", FlickeringEngine()))
     for number in range(4):
         painter(Frame(texture(0), Fraction(number, 25)))
-    painter.show(LiveLook("b", "fast", DarkEngine()))
+    painter.show(LoadedStyle("b", "fast", DarkEngine()))
     np.testing.assert_array_equal(painter(Frame(texture(0), Fraction(4, 25))), texture(0) // 8)
 
 
 def test_switching_smoothing_off_live_is_bit_identical_at_once() -> None:
     painter = Painter(size=(180, 320), settings=LiveSettings("a", smoothing=1.0))
     painter._smoother = Smoother(patience_ms=1000.0)
-    painter.show(LiveLook("a", "fast", DarkEngine()))
+    painter.show(LoadedStyle("a", "fast", DarkEngine()))
     for number in range(4):
         painter(Frame(noisy(texture(0), number), Fraction(number, 25)))
     painter.settings = LiveSettings("a", smoothing=0.0)
