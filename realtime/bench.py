@@ -20,7 +20,17 @@ import numpy.typing as npt
 
 from ..export.artifact import Artifact, Precision, load_artifact, parse_model, quantized_path
 from ..export.graph import multiply_adds_per_pixel
-from .engine import BACKENDS, Backend, Device, EngineOptions, PendingPicture, PictureEngine, missing, one_line
+from .engine import (
+    BACKENDS,
+    MAX_THREADS,
+    Backend,
+    Device,
+    EngineOptions,
+    PendingPicture,
+    PictureEngine,
+    missing,
+    one_line,
+)
 from .errors import ImpastoError
 from .pipeline import Stage
 
@@ -58,8 +68,8 @@ class BenchOptions:
             if device not in kinds:
                 raise ValueError(f"device must be one of {', '.join(kinds)}, got {device!r}")
         for threads in self.threads:
-            if threads < 0:
-                raise ValueError(f"threads must be 0 or more, got {threads}")
+            if not 0 <= threads <= MAX_THREADS:
+                raise ValueError(f"threads must be 0 to {MAX_THREADS}, got {threads}")
         for in_flight in self.in_flight:
             if in_flight < 1:
                 raise ValueError(f"in_flight must be 1 or more, got {in_flight}")

@@ -85,6 +85,10 @@ class Engine(Protocol):
         """Free the engine. Safe to call twice; no call may follow."""
 
 
+MAX_THREADS = 1024
+"""More than any machine has use for; so many more that the system has none left end the program without a word."""
+
+
 @dataclass(frozen=True)
 class EngineOptions:
     """How a back end is asked to run."""

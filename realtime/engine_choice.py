@@ -14,6 +14,7 @@ import numpy as np
 from ..export.artifact import Artifact, load_artifact, quantized_path
 from .engine import (
     BACKENDS,
+    MAX_THREADS,
     Backend,
     Build,
     EngineOptions,
@@ -84,8 +85,8 @@ def load_engine(
     wanted = parse_precision(precision)
     if library is not None and library not in get_args(Library):
         raise ValueError(f"library must be one of {', '.join(get_args(Library))}, got {library!r}")
-    if threads < 0 or in_flight < 1:
-        raise ValueError(f"threads must be 0 or more and in_flight 1 or more, got {threads} and {in_flight}")
+    if not 0 <= threads <= MAX_THREADS or in_flight < 1:
+        raise ValueError(f"threads must be 0 to {MAX_THREADS} and in_flight 1 or more, got {threads} and {in_flight}")
     if not isinstance(artifact, Artifact):
         artifact = load_artifact(artifact)
     if artifact.is_built:

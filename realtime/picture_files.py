@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -130,7 +131,8 @@ def write_picture(picture: StillPicture, path: Path, *, overwrite: bool = False)
         part.write_bytes(encoded.tobytes())
         os.replace(part, path)
     except OSError as exc:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # where a file stands in the folder's place, or the name is too long
+            part.unlink(missing_ok=True)
         raise SinkError(f"{path} cannot be written: {exc.strerror}") from exc
 
 

@@ -54,6 +54,8 @@ class Region:
         Raises:
             SourceError: it cannot be read.
         """
+        if option.mask.exists() and not option.mask.is_file():  # a named pipe would be waited for without end
+            raise SourceError(f"mask must be a file, got {option.mask}")
         try:
             with option.mask.open("rb") as file:
                 data = file.read(MAX_FILE_BYTES)

@@ -197,7 +197,7 @@ def test_bench_command(
         (["--device", "gpu"], 2, "device must be one of cpu,"),
         (["--device", "cuda:1"], 2, "device must be one of cpu,"),
         (["--in-flight", "0"], 2, "in_flight must be 1 or more, got 0"),
-        (["--threads", "-1"], 2, "threads must be 0 or more, got -1"),
+        (["--threads", "-1"], 2, "threads must be 0 to 1024, got -1"),
         (["--clip", "nosuch.mp4"], 4, "nosuch.mp4"),
     ],
 )

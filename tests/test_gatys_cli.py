@@ -1,6 +1,7 @@
 """`impasto gatys`: its files, its errors, Ctrl-C, a sweep, and a film's keyframes as training pairs."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -71,6 +72,9 @@ def test_intermediate_pictures_and_several_paintings_and_masks(run, folder):
     names = sorted(path.name for path in folder.glob("out*"))
     assert names == ["out.jpg"] + [f"out.scale{s}.0000{i}.jpg" for s in (1, 2) for i in (3, 6)]
     assert read_picture(folder / "out.scale1.00003.jpg").shape[1] == 68
+    (folder / "out.jpg").unlink()
+    again = run("photo.png", "a.png", "-o", "out.jpg", "--save-every", "3")
+    assert (again.exit_code, "out.scale1.00003.jpg must not exist yet" in again.stderr) == (3, True)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +83,9 @@ def test_intermediate_pictures_and_several_paintings_and_masks(run, folder):
         (["none.png", "a.png", "-o", "o.png"], 3, "cannot read picture none.png"),
         (["photo.png", "a.png", "-o", "o.txt"], 2, "must end in .png"),
         (["photo.png", "a.png", "-o", "none/o.png"], 3, "none must be a folder"),
+        (["photo.png", "a.png", "-o", "photo.png", "--overwrite"], 3, "photo.png must not be what is painted"),
+        (["photo.png", "a.png", "-o", "a.png", "--overwrite"], 3, "a.png must not be what is painted"),
+        (["photo.png", "a.png", "-o", "o.png", "--threads", "999999"], 2, "--threads"),
         (["photo.png", "a.png", "-o", "o.png", "--blend", "1,2"], 2, "--blend must be 1 weights"),
         (["photo.png", "a.png", "-o", "o.png", "--style-layers", "relu9_1"], 2, "layers must be among relu1_1"),
         (["photo.png", "a.png", "-o", "o.png", "--device", "warp"], 3, "device must be one that torch can use"),
@@ -96,6 +103,14 @@ def test_bad_requests_get_one_line_and_a_code(run, arguments, code, text):
     assert result.exit_code == code, result.output
     assert text in result.stderr
     assert "Traceback" not in result.output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such pipes")
+def test_a_named_pipe_is_not_waited_for(run):
+    os.mkfifo("pipe.png")
+    for pictures in (("pipe.png", "a.png"), ("photo.png", "pipe.png")):
+        result = run(*pictures, "-o", "o.png")
+        assert (result.exit_code, "pipe.png: must be a file" in result.stderr) == (3, True)
 
 
 def test_ctrl_c_writes_the_best_so_far(folder, tiny_loss_weights):

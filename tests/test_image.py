@@ -71,6 +71,7 @@ def test_one_picture_goes_beside_itself_and_errors_are_one_line(folder: Path, id
         ([folder / "a.png"], 6, "--overwrite"),
         ([folder / "missing.png"], 4, "must exist"),
         ([folder / "a.png", "-o", folder / "x.gif"], 6, "must end in"),
+        ([folder / "a.png", "-o", folder / "a.png" / "x.png"], 6, "x.png cannot be written"),
     ):
         done = image(*arguments, "--style", identity_artifact.path)
         assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr

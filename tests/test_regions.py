@@ -1,5 +1,7 @@
 """Regions with styles of their own: masks of any size, soft borders, the command."""
 
+import os
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -67,6 +69,10 @@ def test_masks_are_read_like_pictures(tmp_path: Path) -> None:
         Region.read(RegionOption(tmp_path / "bad.png", "b"), "b")
     with pytest.raises(SourceError, match="mask must be a readable file"):
         Region.read(RegionOption(tmp_path / "no.png", "b"), "b")
+    if sys.platform != "win32":
+        os.mkfifo(tmp_path / "pipe.png")
+        with pytest.raises(SourceError, match="must be a file"):
+            Region.read(RegionOption(tmp_path / "pipe.png", "b"), "b")
 
 
 def test_the_command_paints_a_part(tmp_path: Path) -> None:

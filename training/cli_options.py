@@ -25,7 +25,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last chec
 LossNetwork = Annotated[Literal["vgg16", "vgg19"], typer.Option(help="Fetched unless --loss-weights.")]
 LossWeights = Annotated[Path | None, typer.Option(help="Local weight file of the loss network.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
-Threads = Annotated[int, typer.Option(min=0, help="Of PyTorch on the CPU; 0 for its own choice.")]
+Threads = Annotated[int, typer.Option(min=0, max=1024, help="Of PyTorch on the CPU; 0 for its own choice.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
 

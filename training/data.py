@@ -31,6 +31,8 @@ def read_picture(path: Path) -> Picture:
     Raises:
         TrainingError: missing, not a picture, damaged, or larger than 179 megapixels.
     """
+    if path.exists() and not path.is_file():  # a named pipe would be waited for without end
+        raise TrainingError(f"cannot read picture {path}: must be a file")
     try:
         data = path.read_bytes()
     except OSError as exc:

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,6 +96,12 @@ def picture(
 
     config = options.config()
     check_target(output, overwrite=options.overwrite)
+    for path in (content, *styles):
+        if output.exists() and path.exists() and output.samefile(path):
+            raise TrainingError(f"{output} must not be what is painted or painted like")
+    earlier = sorted(output.parent.glob(f"{escape(output.stem)}.scale*{output.suffix}")) if save_every else []
+    if earlier and not options.overwrite:
+        raise TrainingError(f"{earlier[0]} must not exist yet; pass --overwrite to replace it")
     network = _load_network(options)
     from .gatys import paint
 
