@@ -1,6 +1,7 @@
 """What a person can do to a live run, once: the panel, the terminal and the window all come here."""
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,8 @@ HOTKEYS: Mapping[str, str] = {
 STRENGTH_STEP = 0.1
 SMOOTHING = 0.8
 """What the smoothing key switches on."""
+SNAPSHOT_SECONDS = 5.0
+"""How long a snapshot waits for its picture."""
 TEST = "test"
 STARTED_WITH = "start"
 """How the panel calls a file, an address or a screen that the run was started with: by no path and no password."""
@@ -135,14 +138,17 @@ class LiveControls:
         return None if recording is None else (recording[0], recording[1].status)
 
     def snapshot_png(self) -> bytes:
-        """The last painted picture as a PNG file."""
-        picture = self.session.snapshot()
-        if picture is None:
-            raise ValueError("a snapshot needs a painted picture, got none yet")
+        """A picture of this moment, painted, as a PNG file; a run that rests wakes up for it."""
+        asked = time.monotonic()
+        while (picture := self.session.snapshot(since=asked)) is None:
+            if time.monotonic() - asked > SNAPSHOT_SECONDS:
+                raise ValueError(f"a snapshot needs a painted picture, got none within {SNAPSHOT_SECONDS:g} s")
+            self.session.wake()
+            time.sleep(0.01)
         return encode_png(picture)
 
     def save_snapshot(self) -> Path:
-        """Keep the last painted picture as a new PNG file beside the recordings."""
+        """Keep a picture of this moment as a new PNG file beside the recordings."""
         from .sink_record import recording_name
 
         data = self.snapshot_png()

@@ -24,7 +24,7 @@ from impasto.realtime.panel_api import PanelApi  # noqa: E402
 from impasto.realtime.panel_guard import PanelGuard, allowed_hosts  # noqa: E402
 from impasto.realtime.panel_run import MOST_CALLS  # noqa: E402
 
-from .live_helpers import wait_until  # noqa: E402
+from .live_helpers import CAMERA_VALUE, wait_until  # noqa: E402
 from .panel_helpers import CONTROL, VIEW, fetch  # noqa: E402
 from .test_paintings import bomb  # noqa: E402
 
@@ -355,3 +355,21 @@ def test_only_what_was_saved_is_called_so(served: SimpleNamespace) -> None:
     record(on=True)
     assert record(on=False) is None  # no picture came
     assert served.recordings[3].opened == 0
+
+
+def test_a_snapshot_of_a_run_that_rests_is_of_this_moment(
+    served: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("impasto.realtime.live.IDLE_AFTER_SECONDS", 0.1)
+    wait_until(lambda: served.session.status.idle, 10.0)
+    served.controls.set({"style": "storm"})
+    served.feed.picture[:, :160] += 20
+    wait_until(lambda: served.session.status.painting_style == "storm", 10.0)
+    assert served.session.status.idle  # nothing was painted since
+    answer = fetch(served, "POST", "/api/snapshot", json={})
+    picture = cv2.imdecode(np.frombuffer(answer.body, np.uint8), cv2.IMREAD_COLOR)
+    assert picture[90, [80, 240], 1].tolist() == [CAMERA_VALUE + 160 + 20, CAMERA_VALUE + 160]
+    served.feed.sending.clear()
+    monkeypatch.setattr("impasto.realtime.live_controls.SNAPSHOT_SECONDS", 0.5)
+    answer = fetch(served, "POST", "/api/snapshot", json={})
+    assert (answer.status, answer.json["error"]) == (400, "a snapshot needs a painted picture, got none within 0.5 s")
