@@ -22,6 +22,8 @@ HOTKEYS: Mapping[str, str] = {
     "t": "tier fast or quality", "r": "record on or off", "s": "snapshot", "h": "this list", "q": "quit",
 }  # fmt: skip
 """Key and what it does, in the order they are shown."""
+KEYS = frozenset([*"npcfmtrshq123456789+-=? ", "esc"])
+"""All that `LiveControls.press` knows."""
 
 STRENGTH_STEP = 0.1
 SMOOTHING = 0.8
@@ -185,9 +187,9 @@ class LiveControls:
         current = self._camera or started_with
         return [camera | {"current": camera["id"] == current} for camera in found]
 
-    def save_preset(self, name: str) -> None:
-        """Keep the look under a name."""
-        save_preset(name, self.session.settings)
+    def save_preset(self, name: str, *, overwrite: bool = False) -> None:
+        """Keep the look under a name; `ValueError` if that is taken and may not be overwritten."""
+        save_preset(name, self.session.settings, overwrite=overwrite)
         self._on_event(f"saved preset {name}")
 
     def load_preset(self, name: str) -> LiveSettings:
@@ -249,6 +251,7 @@ class LiveControls:
                 "name": recording[0].name, "state": recording[1].state, "message": recording[1].message,
             },
             "presets": preset_names(),
+            "styles": self.shelf.version(),
         }  # fmt: skip
 
     def _check_style(self, style: object, tier: object) -> None:
