@@ -44,7 +44,7 @@ Microphone = Annotated[str | None, outputs("Record this microphone's sound too: 
 Push = Annotated[list[str] | None, outputs("Stream to this address (rtmp, rtsp, srt, udp …). May be repeated.")]
 Bitrate = Annotated[int, outputs("Of --push, kbit/s.", min=100, max=100_000)]
 Stdout = Annotated[bool, outputs("Raw pictures (NUT) on standard output.", "--stdout")]
-Folder = Annotated[Path | None, outputs("For recordings and snapshots started from the panel.")]
+Folder = Annotated[Path | None, outputs("For recordings from the panel and snapshots by key.")]
 Overwrite = Annotated[bool, outputs("Let --record replace a file.", "--overwrite")]
 
 Panel = Annotated[bool, panel("The control panel in the browser.")]

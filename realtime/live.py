@@ -217,10 +217,10 @@ class LiveSession:
         """Where pictures go at the moment."""
         return self._outputs
 
-    def snapshot(self) -> Picture | None:
-        """The last painted picture, (H, W, 3) uint8 RGB; never the camera's."""
+    def snapshot(self, *, since: float = 0.0) -> Picture | None:
+        """The last painted picture, (H, W, 3) uint8 RGB, if it was captured after `since`; never the camera's."""
         last = self._last
-        return None if last is None else last.frame.data
+        return None if last is None or last.frame.pts <= since else last.frame.data
 
     @property
     def status(self) -> LiveStatus:

@@ -1,6 +1,7 @@
 """What a person can do to a live run, once: the panel, the terminal and the window all come here."""
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,10 +22,14 @@ HOTKEYS: Mapping[str, str] = {
     "t": "tier fast or quality", "r": "record on or off", "s": "snapshot", "h": "this list", "q": "quit",
 }  # fmt: skip
 """Key and what it does, in the order they are shown."""
+KEYS = frozenset([*"npcfmtrshq123456789+-=? ", "esc"])
+"""All that `LiveControls.press` knows."""
 
 STRENGTH_STEP = 0.1
 SMOOTHING = 0.8
 """What the smoothing key switches on."""
+SNAPSHOT_SECONDS = 5.0
+"""How long a snapshot waits for its picture."""
 TEST = "test"
 STARTED_WITH = "start"
 """How the panel calls a file, an address or a screen that the run was started with: by no path and no password."""
@@ -135,14 +140,17 @@ class LiveControls:
         return None if recording is None else (recording[0], recording[1].status)
 
     def snapshot_png(self) -> bytes:
-        """The last painted picture as a PNG file."""
-        picture = self.session.snapshot()
-        if picture is None:
-            raise ValueError("a snapshot needs a painted picture, got none yet")
+        """A picture of this moment, painted, as a PNG file; a run that rests wakes up for it."""
+        asked = time.monotonic()
+        while (picture := self.session.snapshot(since=asked)) is None:
+            if time.monotonic() - asked > SNAPSHOT_SECONDS:
+                raise ValueError(f"a snapshot needs a painted picture, got none within {SNAPSHOT_SECONDS:g} s")
+            self.session.wake()
+            time.sleep(0.01)
         return encode_png(picture)
 
     def save_snapshot(self) -> Path:
-        """Keep the last painted picture as a new PNG file beside the recordings."""
+        """Keep a picture of this moment as a new PNG file beside the recordings."""
         from .sink_record import recording_name
 
         data = self.snapshot_png()
@@ -179,9 +187,9 @@ class LiveControls:
         current = self._camera or started_with
         return [camera | {"current": camera["id"] == current} for camera in found]
 
-    def save_preset(self, name: str) -> None:
-        """Keep the look under a name."""
-        save_preset(name, self.session.settings)
+    def save_preset(self, name: str, *, overwrite: bool = False) -> None:
+        """Keep the look under a name; `ValueError` if that is taken and may not be overwritten."""
+        save_preset(name, self.session.settings, overwrite=overwrite)
         self._on_event(f"saved preset {name}")
 
     def load_preset(self, name: str) -> LiveSettings:
@@ -243,6 +251,7 @@ class LiveControls:
                 "name": recording[0].name, "state": recording[1].state, "message": recording[1].message,
             },
             "presets": preset_names(),
+            "styles": self.shelf.version(),
         }  # fmt: skip
 
     def _check_style(self, style: object, tier: object) -> None:

@@ -72,7 +72,7 @@ def preset_names() -> list[str]:
     return sorted(p.stem for p in folder.glob("*.toml")) if folder.is_dir() else []
 
 
-def save_preset(name: str, settings: LiveSettings, *, overwrite: bool = True) -> Path:
+def save_preset(name: str, settings: LiveSettings, *, overwrite: bool = False) -> Path:
     """Keep `settings` under `name`; returns the file."""
     path = _preset_path(name)
     if path.exists() and not overwrite:
@@ -105,5 +105,5 @@ def delete_preset(name: str) -> None:
 
 def _preset_path(name: str) -> Path:
     if not PRESET_NAME.fullmatch(name):
-        raise ValueError(f"preset name must be 1 to 48 letters, digits, spaces, '-' or '_', got {name!r}")
+        raise ValueError(f"preset name must be 1 to 48 of a to z, A to Z, 0 to 9, space, '-' and '_', got {name!r}")
     return config_folder() / "presets" / f"{name}.toml"

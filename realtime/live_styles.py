@@ -5,6 +5,7 @@ import itertools
 import logging
 import re
 import threading
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ class StyleEntry:
     """Made of a picture, and so mixed and faded by its vector."""
     problem: str = ""
     """Why it cannot be used, or ""."""
+    sha256: str = ""
+    """Of its artifact: another painting under the same name has another."""
 
 
 class StyleShelf:
@@ -71,6 +74,7 @@ class StyleShelf:
         self._lock, self._previewing = threading.Lock(), threading.Lock()
         self._artifacts: dict[tuple[Path, int], Artifact | ArtifactError] = {}
         self._previews: dict[str, bytes] = {}
+        """By the artifact's sum."""
         self._extra = load_style(extra) if extra is not None else None
 
     @property
@@ -87,6 +91,11 @@ class StyleShelf:
         """Every style, by name."""
         styles = self._styles()
         return [self._entry(name, styles[name]) for name in sorted(styles)]
+
+    def version(self) -> str:
+        """Another one as soon as a style comes, goes or is replaced."""
+        files = [path for tiers in self._styles().values() for path in tiers.values()]
+        return hashlib.sha256(repr([(str(path), _changed_at(path)) for path in files]).encode()).hexdigest()[:16]
 
     def tiers(self, name: str) -> tuple[Tier, ...]:
         """Those that a style has; none if there is no such style."""
@@ -138,9 +147,10 @@ class StyleShelf:
         if entry is None:
             return None
         with self._previewing:  # one after the other: a gallery must not slow the live picture down
-            if name not in self._previews:
-                self._previews[name] = self._shipped_preview(name) or self._kept_preview(entry)
-            return self._previews[name] or None
+            key = entry.sha256 or name
+            if key not in self._previews:
+                self._previews[key] = self._shipped_preview(name) or self._kept_preview(entry)
+            return self._previews[key] or None
 
     def add(self, upload: Path) -> StyleEntry:
         """Check an uploaded artifact and move it to the user's styles under the name in its own metadata.
@@ -172,13 +182,15 @@ class StyleShelf:
         Raises:
             ArtifactError: it is no picture, or too large.
         """
-        tidy = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")[:40].strip("-_") or "painting"
+        plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()  # without accents
+        tidy = re.sub(r"[^a-z0-9_-]+", "-", plain.lower()).strip("-_")[:40].strip("-_") or "painting"
         vector = self._book.encode(data, where="painting", max_pixels=MOST_UPLOADED_PIXELS)
         taken = installed_styles()
         names = itertools.chain([tidy], (f"{tidy}-{number}" for number in itertools.count(2)))
         free = next(name for name in names if name not in taken)
         user_styles().mkdir(parents=True, exist_ok=True)
-        origin = StyleOrigin(title=name[:100] if name.isprintable() else "", sha256=hashlib.sha256(data).hexdigest())
+        title = name[:100] if name.isprintable() and any(map(str.isalnum, name)) else ""
+        origin = StyleOrigin(title=title, sha256=hashlib.sha256(data).hexdigest())
         self._book.write_style(vector, user_styles() / f"{free}.fast.onnx", name=free, origin=origin)
         self._vectors.pop(free, None)
         return self._entry(free, installed_styles()[free])
@@ -196,7 +208,10 @@ class StyleShelf:
             return StyleEntry(name, tuple(sorted(tiers)), problem=str(exc))
         style = artifact.metadata.style
         painting = self._vector_in(artifact) is not None
-        return StyleEntry(name, tuple(sorted(tiers)), style.title, style.artist, style.year, style.licence, painting)
+        return StyleEntry(
+            name, tuple(sorted(tiers)), style.title, style.artist, style.year, style.licence, painting,
+            sha256=artifact.sha256,
+        )  # fmt: skip
 
     def _artifact(self, path: Path) -> Artifact:
         try:
@@ -252,6 +267,13 @@ class StyleShelf:
             engine.close()
         _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(painted, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
         return bytes(jpeg)
+
+
+def _changed_at(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0  # it has just been removed
 
 
 def _still() -> Picture:

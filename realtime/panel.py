@@ -14,7 +14,7 @@ Interface (JSON in and out; `Authorization: Bearer TOKEN` for programs, a cookie
 | POST /api/record {on} | start or finish a recording; the name of its file comes back, null where none was saved |
 | POST /api/snapshot | the painted picture, a PNG |
 | GET /api/cameras, POST /api/camera {id} | list, change |
-| POST /api/presets {action: save, load or delete; name} | kept looks |
+| POST /api/presets {action: save, load or delete; name; overwrite} | kept looks |
 | WebSocket /api/live | state as text twice a second, pictures as binary, newest only, one per `ack`; takes |
 |   | {"ack": true}, {"view": "painted", "compare" or "off"}, {"set": {…}}, {"key": "n"} |
 | GET /output?token=V, WebSocket /output/live, GET /output.mjpeg?token=V | the painted picture alone, to look at |
@@ -60,6 +60,7 @@ QUERY_TOKEN_ROUTES = ("/", "/output", "/output/live", "/output.mjpeg")
 """Pages that a person opens, or a player reads, by the address alone."""
 EARLY_ROUTES = ("/", "/output")
 """Pages that are there before the run has begun: their scripts try again until it has."""
+EXPIRED = "Impasto: this address is of an earlier run. Open the one that the program printed last, after `panel:`.\n"
 BACKLOG = 128
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -192,6 +193,8 @@ class Panel:
             response = await handler(request)
         except Refused as exc:
             response = web.json_response({"error": str(exc)}, status=exc.status)
+            if request.path == "/" and exc.status == 401:  # a person reads this
+                response = web.Response(text=EXPIRED, status=exc.status)
         except web.HTTPException as exc:
             response = web.json_response({"error": exc.reason}, status=exc.status)
         except (ValueError, ImpastoError) as exc:

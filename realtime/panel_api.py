@@ -5,13 +5,14 @@ import json
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 from .errors import ArtifactError
-from .live_controls import HOTKEYS
+from .live_controls import HOTKEYS, KEYS
 from .live_settings import delete_preset
 from .panel_guard import Refused
 from .panel_run import PanelRun
@@ -49,8 +50,10 @@ class PanelApi:
         return web.json_response(await self._run.call(self._run.controls.state))
 
     async def styles(self, request: web.Request) -> web.StreamResponse:
-        entries = await self._run.call(self._run.controls.shelf.entries)
-        return web.json_response({"styles": [asdict(entry) for entry in entries], "hotkeys": dict(HOTKEYS)})
+        shelf = self._run.controls.shelf
+        version = await self._run.call(shelf.version)  # before the entries: what comes in between is told once more
+        styles = [asdict(entry) for entry in await self._run.call(shelf.entries)]
+        return web.json_response({"styles": styles, "version": version, "hotkeys": dict(HOTKEYS)})
 
     async def preview(self, request: web.Request) -> web.StreamResponse:
         async with self._one_preview:  # a gallery that is being painted leaves the other threads to the controls
@@ -69,7 +72,10 @@ class PanelApi:
         return web.json_response(asdict(await self._run.call(self._run.controls.set, changes)))
 
     async def key(self, request: web.Request) -> web.StreamResponse:
-        await self._run.call(self._run.controls.press, _text(await _json(request), "key"))
+        key = _text(await _json(request), "key")
+        if key not in KEYS:
+            raise ValueError(f"key must be one of {', '.join(HOTKEYS)}, got {key!r}")
+        await self._run.call(self._run.controls.press, key)
         return web.json_response({})
 
     async def record(self, request: web.Request) -> web.StreamResponse:
@@ -89,8 +95,12 @@ class PanelApi:
 
     async def presets(self, request: web.Request) -> web.StreamResponse:
         body = await _json(request)
+        overwrite = body.get("overwrite", False)
+        if not isinstance(overwrite, bool):
+            raise ValueError(f"overwrite must be true or false, got {overwrite!r}")
+        save = partial(self._run.controls.save_preset, overwrite=overwrite)
         actions: dict[str, Callable[[str], object]] = {
-            "save": self._run.controls.save_preset, "load": self._run.controls.load_preset, "delete": delete_preset,
+            "save": save, "load": self._run.controls.load_preset, "delete": delete_preset,
         }  # fmt: skip
         action = _text(body, "action")
         if action not in actions:

@@ -147,7 +147,10 @@ class _Client:
 
     async def _obey(self, text: str) -> None:
         try:
-            command = json.loads(text)
+            try:
+                command = json.loads(text)
+            except (json.JSONDecodeError, RecursionError) as exc:
+                raise ValueError(f"message must be JSON: {exc}") from exc
             if not isinstance(command, dict):
                 raise ValueError("message must be a JSON object")
             if "ack" in command:
@@ -157,6 +160,8 @@ class _Client:
             if "view" in command:
                 self._view(command["view"])
             if "set" in command:
+                if not isinstance(command["set"], dict):
+                    raise ValueError(f"set must be a JSON object, got {type(command['set']).__name__}")
                 await self._run.call(self._run.controls.set, command["set"])
             if "key" in command:
                 await self._run.call(self._run.controls.press, str(command["key"]))

@@ -24,8 +24,8 @@ from impasto.realtime.panel_api import PanelApi  # noqa: E402
 from impasto.realtime.panel_guard import PanelGuard, allowed_hosts  # noqa: E402
 from impasto.realtime.panel_run import MOST_CALLS  # noqa: E402
 
-from .live_helpers import wait_until  # noqa: E402
-from .panel_helpers import CONTROL, VIEW, fetch  # noqa: E402
+from .live_helpers import CAMERA_VALUE, wait_until  # noqa: E402
+from .panel_helpers import CONTROL, PLUS, VIEW, fetch  # noqa: E402
 from .test_paintings import bomb  # noqa: E402
 
 
@@ -153,6 +153,8 @@ def test_pictures_become_styles(served: SimpleNamespace, tmp_path: Path, monkeyp
     assert (served.styles / "blocks.fast.onnx").is_file()
     named = fetch(served, "POST", "/api/paintings?name=..%2F..%2Fevil%00.sh", data=picture, **send)
     assert (named.status, named.json["name"]) == (200, "evil-sh")
+    assert fetch(served, "POST", "/api/paintings?name=.", data=picture, **send).json["title"] == ""
+    (served.styles / "painting.fast.onnx").unlink()
     for data in (b"", b"junk" * 1000, picture[:100], bomb(20_000)):
         answer = fetch(served, "POST", "/api/paintings?name=x", data=data, **send)
         assert answer.status == 400, answer.json
@@ -355,3 +357,64 @@ def test_only_what_was_saved_is_called_so(served: SimpleNamespace) -> None:
     record(on=True)
     assert record(on=False) is None  # no picture came
     assert served.recordings[3].opened == 0
+
+
+def test_a_snapshot_of_a_run_that_rests_is_of_this_moment(
+    served: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("impasto.realtime.live.IDLE_AFTER_SECONDS", 0.1)
+    wait_until(lambda: served.session.status.idle, 10.0)
+    served.controls.set({"style": "storm"})
+    served.feed.picture[:, :160] += 20
+    wait_until(lambda: served.session.status.painting_style == "storm", 10.0)
+    assert served.session.status.idle  # nothing was painted since
+    answer = fetch(served, "POST", "/api/snapshot", json={})
+    picture = cv2.imdecode(np.frombuffer(answer.body, np.uint8), cv2.IMREAD_COLOR)
+    assert picture[90, [80, 240], 1].tolist() == [CAMERA_VALUE + 160 + 20, CAMERA_VALUE + 160]
+    served.feed.sending.clear()
+    monkeypatch.setattr("impasto.realtime.live_controls.SNAPSHOT_SECONDS", 0.5)
+    answer = fetch(served, "POST", "/api/snapshot", json={})
+    assert (answer.status, answer.json["error"]) == (400, "a snapshot needs a painted picture, got none within 0.5 s")
+
+
+def test_a_preset_is_overwritten_only_on_request(served: SimpleNamespace) -> None:
+    def save(**more: object) -> SimpleNamespace:
+        return fetch(served, "POST", "/api/presets", json={"action": "save", "name": "night"} | more)
+
+    kept = served.tmp / "config/presets/night.toml"
+    assert save().status == 200
+    served.controls.set({"style": "storm"})
+    refused = save()
+    assert (refused.status, refused.json["error"]) == (400, "preset must have a new name, got 'night', which exists")
+    assert save(overwrite="yes").json["error"] == "overwrite must be true or false, got 'yes'"
+    assert 'style = "calm"' in kept.read_text()
+    assert save(overwrite=True).status == 200
+    assert 'style = "storm"' in kept.read_text()
+
+
+def test_a_style_that_is_replaced_has_a_preview_of_its_own(
+    served: SimpleNamespace, make_artifact, identity_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def preview() -> bytes:
+        return fetch(served, "GET", "/api/styles/calm/preview").body
+
+    before, version = preview(), fetch(served, "GET", "/api/state").json["styles"]
+    assert preview() == before
+    assert fetch(served, "GET", "/api/styles").json["version"] == version
+    monkeypatch.setitem(PLUS, "calm", 90)
+    make_artifact(identity_model, name="calm", stride=4).path.replace(served.styles / "calm.fast.onnx")
+    assert preview() != before
+    assert fetch(served, "GET", "/api/state").json["styles"] != version
+
+
+def test_an_address_of_an_earlier_run_is_explained(served: SimpleNamespace) -> None:
+    page = fetch(served, "GET", "/?token=old", headers={"Authorization": ""})
+    assert (page.status, page.headers["Content-Type"]) == (401, "text/plain; charset=utf-8")
+    assert b"Open the one that the program printed last" in page.body
+
+
+def test_a_key_that_is_none_is_refused(served: SimpleNamespace) -> None:
+    refused = fetch(served, "POST", "/api/key", json={"key": "zz"})
+    assert (refused.status, refused.json["error"][:22]) == (400, "key must be one of n, ")
+    for key in "npcfmth9 +=-?":
+        assert fetch(served, "POST", "/api/key", json={"key": key}).status == 200

@@ -95,7 +95,7 @@ def test_a_browser_adds_paintings_and_mixes_them(
     monkeypatch.setattr(served.controls.shelf, "_load", lambda artifact: load_engine(artifact, device="cpu"))
     noise = np.random.default_rng(0).integers(0, 60, (120, 160, 3), dtype=np.uint8)
     means = {}
-    for name, blue_green_red in (("red_one", (20, 40, 190)), ("blue_one", (190, 40, 20))):
+    for name, blue_green_red in (("red_one", (20, 40, 190)), ("blue_märz", (190, 40, 20))):
         path = tmp_path / f"{name}.png"
         cv2.imwrite(str(path), noise + np.array(blue_green_red, np.uint8))
         page.set_input_files("#file", path)
@@ -104,7 +104,9 @@ def test_a_browser_adds_paintings_and_mixes_them(
         page.wait_for_timeout(500)
         means[name] = page.evaluate(MEANS)
     assert means["red_one"][0] > means["red_one"][2] + 10, means
-    assert means["blue_one"][2] > means["blue_one"][0] + 10, means
+    assert means["blue_märz"][2] > means["blue_märz"][0] + 10, means
+    assert (served.styles / "blue_marz.fast.onnx").is_file()
+    assert page.text_content("[data-name=blue_marz] b") == "Blue märz"
     assert page.locator("#mix").is_hidden()
     page.select_option("#mix_with", "red_one")
     wait_until(lambda: served.session.settings.mix == 0.5)  # seen at once
@@ -112,7 +114,7 @@ def test_a_browser_adds_paintings_and_mixes_them(
     wait_until(lambda: served.session.settings.mix == 1.0)
     wait_until(lambda: np.abs(np.subtract(page.evaluate(MEANS), means["red_one"])).max() < 4, 8.0)
     drag(page, "#mix", 1.0, 0.0)
-    wait_until(lambda: np.abs(np.subtract(page.evaluate(MEANS), means["blue_one"])).max() < 4, 8.0)
+    wait_until(lambda: np.abs(np.subtract(page.evaluate(MEANS), means["blue_märz"])).max() < 4, 8.0)
 
 
 def test_a_browser_receives_webrtc(served: SimpleNamespace, browser) -> None:
@@ -174,6 +176,12 @@ def test_the_numbers_in_the_gallery_are_those_of_the_keys(served: SimpleNamespac
     assert [numbers[name].text_content() for name in ("calm", "storm")] == ["1", "2"]
     page.keyboard.press("2")
     wait_until(lambda: served.session.settings.style == "storm", 8.0)
+    reason = page.text_content("[data-name=broken] small")
+    assert "broken.fast.onnx" in reason
+    page.focus("[data-name=broken]")  # also by the keyboard
+    page.keyboard.press("Enter")
+    wait_until(lambda: page.text_content("#toast") == reason, 8.0)
+    assert page.text_content("#style-count") == "2 installed"
 
 
 def test_an_upload_that_a_proxy_refuses_is_said(served: SimpleNamespace, browser, tmp_path: Path) -> None:
@@ -184,4 +192,120 @@ def test_an_upload_that_a_proxy_refuses_is_said(served: SimpleNamespace, browser
     style = tmp_path / "new.onnx"
     style.write_bytes(b"style")
     page.set_input_files("#file", style)
-    wait_until(lambda: page.text_content("#toast").startswith("502"), 8.0)
+    wait_until(lambda: page.text_content("#toast").startswith("new.onnx: 502"), 8.0)
+
+
+def test_a_preset_is_replaced_or_deleted_only_after_a_question(served: SimpleNamespace, page) -> None:
+    kept = served.tmp / "config/presets/night.toml"
+    asked: list[str] = []
+    answers = iter((False, True, False, True))
+
+    def answer(dialog) -> None:
+        asked.append(dialog.message)
+        if next(answers):
+            dialog.accept()
+        else:
+            dialog.dismiss()
+
+    def save() -> None:
+        page.fill("#preset-name", "night")
+        page.keyboard.press("Enter")
+
+    page.on("dialog", answer)
+    wait_until(lambda: page.locator("[data-name]").count() == 2, 8.0)
+    save()
+    wait_until(lambda: page.input_value("#preset") == "night", 8.0)
+    served.controls.set({"style": "storm"})
+    wait_until(lambda: page.input_value("#preset") == "", 8.0)  # the look is another now
+    save()
+    wait_until(lambda: asked == ["Replace “night”?"], 8.0)
+    assert 'style = "calm"' in kept.read_text()
+    save()
+    wait_until(lambda: 'style = "storm"' in kept.read_text(), 8.0)
+    wait_until(lambda: page.input_value("#preset") == "night", 8.0)
+    page.click("#preset-delete")
+    assert kept.is_file()
+    page.click("#preset-delete")
+    wait_until(lambda: not kept.exists(), 8.0)
+    assert asked == ["Replace “night”?"] * 2 + ["Delete “night”?"] * 2
+
+
+def test_a_file_may_be_dropped_anywhere_and_a_refusal_names_it(served: SimpleNamespace, browser) -> None:
+    page = browser.new_page()
+    errors: list[object] = []
+    page.on("pageerror", lambda error: errors.append(error))
+    page.goto(served.panel.control_url)
+    wait_until(lambda: page.locator("[data-name]").count() == 2, 8.0)
+    prevented = page.evaluate("""() => {
+      const dataTransfer = new DataTransfer();
+      dataTransfer.items.add(new File(["junk"], "drawing.onnx"));
+      return ["dragover", "drop"].map((type) =>
+        !document.getElementById("frame").dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true })));
+    }""")  # noqa: E501
+    assert prevented == [True, True]  # the browser does not open the file itself
+    wait_until(lambda: page.text_content("#toast").startswith("drawing.onnx: "), 8.0)
+    page.wait_for_timeout(100)
+    assert "adding" not in page.text_content("#toast")
+    assert not errors  # a refusal is no error of the page
+
+
+def test_the_gallery_follows_the_styles_and_keeps_the_focus(
+    served: SimpleNamespace, browser, make_artifact, identity_model
+) -> None:
+    page = browser.new_page()  # its console may tell of a preview that came too late
+    page.goto(served.panel.control_url)
+    wait_until(lambda: page.locator("[data-name]").count() == 2, 8.0)
+    page.focus("[data-name=storm]")
+    make_artifact(identity_model, name="fresh").path.rename(served.styles / "fresh.fast.onnx")
+    wait_until(lambda: page.locator("[data-name=fresh]").count() == 1, 8.0)
+    assert page.evaluate("document.activeElement.dataset.name") == "storm"
+    (served.styles / "fresh.fast.onnx").unlink()
+    wait_until(lambda: page.locator("[data-name=fresh]").count() == 0, 8.0)
+    named = page.evaluate("""() => {
+      styles = ["kuche", "kuche-2"].map((name) => ({ name, title: "Küche", painting: true, artist: "" }));
+      return styles.map((style) => called(style.name));
+    }""")
+    assert named == ["Küche", "Küche 2"]
+
+
+def test_a_key_that_is_held_acts_once(served: SimpleNamespace, page) -> None:
+    wait_until(lambda: page.locator("[data-name]").count() == 2, 8.0)
+    for _ in range(3):
+        page.keyboard.down("r")
+        page.wait_for_timeout(100)
+    page.keyboard.up("r")
+    wait_until(lambda: page.get_attribute("#record", "aria-pressed") == "true", 8.0)
+    assert len(served.recordings) == 1
+    for _ in range(3):
+        page.keyboard.down("-")
+    wait_until(lambda: served.session.settings.strength == pytest.approx(0.7), 8.0)
+
+
+def test_a_page_whose_program_is_gone_shows_nothing_of_it(served: SimpleNamespace, page) -> None:
+    page.click("#record")
+    wait_until(lambda: page.text_content("#record-word") == "Stop", 8.0)
+    wait_until(lambda: page.locator("#outputs tr").count() > 0, 8.0)
+    page.evaluate("() => { connect = () => {}; socket.close(); }")  # as if the program had ended
+    wait_until(lambda: page.text_content("#camera-text") == "not connected", 8.0)
+    assert page.text_content("#record-word") == "Record"
+    assert page.locator("#rec").is_hidden()
+    assert page.locator("#outputs tr").count() == 0
+    assert page.text_content("#fps") == page.text_content("#badge") == "–"
+    page.click("[data-name=storm]")
+    wait_until(lambda: page.text_content("#toast") == "the program cannot be reached", 8.0)
+
+
+def test_a_screen_reader_finds_the_pictures_and_is_left_in_peace(served: SimpleNamespace, page) -> None:
+    wait_until(lambda: page.text_content("#camera-text") == "fake camera", 8.0)
+    assert page.get_by_role("img", name="Live painted picture").count() == 1
+    assert page.get_by_role("heading", name="Impasto").count() == 1
+    changes = page.evaluate("""async () => {
+      let changes = 0;
+      const observer = new MutationObserver((records) => { changes += records.length; });
+      for (const node of document.querySelectorAll("output, #camera-text"))
+        observer.observe(node, { childList: true, characterData: true, subtree: true });
+      const shown = history.length;
+      while (history.length < shown + 2) await new Promise((done) => setTimeout(done, 50));
+      return changes;
+    }""")
+    assert changes == 0

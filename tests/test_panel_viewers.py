@@ -190,3 +190,18 @@ def test_a_webrtc_viewer_that_never_connects_is_forgotten(
 
     assert asyncio.run(go()) == 201
     wait_until(lambda: not served.panel.webrtc.watched(), 5.0)
+
+
+def test_a_message_that_is_none_is_answered_in_plain_words(served: SimpleNamespace) -> None:
+    async def answer(text: str) -> str:
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {CONTROL}"}) as client:
+            async with client.ws_connect(f"{served.base}/api/live") as socket:
+                await socket.send_str(text)
+                while "error" not in (message := await socket.receive_json(timeout=5)):
+                    pass
+                return str(message["error"])
+
+    assert asyncio.run(answer("nojson")).startswith("message must be JSON: ")
+    assert asyncio.run(answer("[]")) == "message must be a JSON object"
+    assert asyncio.run(answer('{"set": 5}')) == "set must be a JSON object, got int"
+    assert asyncio.run(answer('{"set": [1]}')) == "set must be a JSON object, got list"
