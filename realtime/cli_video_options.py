@@ -52,7 +52,7 @@ Decoder = Annotated[str | None, coding("FFmpeg's decoder by name, e.g. h264_cuvi
 PipeFormat = Annotated[str, coding("On standard output: matroska, nut or y4m.", "--format")]
 
 Overwrite = Annotated[bool, run("Replace existing outputs and unfinished jobs.", "--overwrite")]
-Resume = Annotated[bool, run("Go on with what an interrupted run left.", "--resume")]
+Resume = Annotated[bool, run("Go on with what an interrupted run left; a finished output stays as it is.", "--resume")]
 KeepPartial = Annotated[
     bool, run("When stopped or failed, join what is finished into OUT.partial.mp4.", "--keep-partial")
 ]

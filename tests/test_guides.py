@@ -75,7 +75,6 @@ RULES = (
     Rule(r"export int8", skip="ends with exit code 3 where int8 is no gain: tests/test_quantize.py"),
     Rule(r"check .*--run", skip="paints 4K with every engine: tests/test_to_onnx.py does so with a small network"),
     Rule(r"^T=…", skip="is the token of the panel that this test has started"),
-    Rule(r"^stylize-video .* --resume$", more="--overwrite"),  # nothing has interrupted it
     Rule(r"^impasto (?!doctor|bench|styles)[a-z][a-z -]*$", more="--help"),  # a name in the text
     Rule(r"^stylize-webcam(?! test)", instead="stylize-webcam test", more=LIVE),  # no camera here
     Rule(r"^stylize-webcam", more=LIVE),
