@@ -66,7 +66,8 @@ def find_style(name: str, tier: str | None = None) -> Path:
     styles = installed_styles()
     if name not in styles:
         raise ArtifactError(
-            f"style must be one of {', '.join(styles) or 'none installed'}, or a .onnx file, got {name!r}"
+            f"style must be one of {', '.join(styles) or 'none installed'}, or a .onnx file, got {name!r}; videos, "
+            "pictures and cameras also take a painting (a picture file), the first two a blend a:0.7,b:0.3"
         )
     tiers = styles[name]
     if tier is None:

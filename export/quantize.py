@@ -68,6 +68,8 @@ def quantize(
     """
     artifact = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
     output = output or quantized_path(artifact.path)
+    if output.suffix != ".onnx":
+        raise ArtifactError(f"an artifact's name must end in .onnx, got {output}")
     if output.exists() and not overwrite:
         raise ArtifactError(f"{output} must not exist yet: choose another name or pass --overwrite")
     if artifact.metadata.kind != "single" or artifact.metadata.precision == "int8":

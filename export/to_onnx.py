@@ -78,6 +78,8 @@ def check_export(
     for target in targets:
         if not target.parent.is_dir():
             raise ArtifactError(f"{target.parent} must be a folder that exists")
+        if target.suffix != ".onnx":
+            raise ArtifactError(f"an artifact's name must end in .onnx, got {target}")
         if target.exists() and not overwrite:
             raise ArtifactError(f"{target} must not exist yet: choose another name or pass --overwrite")
     if len(photographs) < fewest:

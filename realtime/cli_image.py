@@ -21,7 +21,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command(cls=Command)
 def image(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="IN...", help="Pictures or folders of pictures.", show_default=False)
+        list[Path], typer.Argument(metavar="IN", help="Pictures or folders of pictures.", show_default=False)
     ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File, or folder; default: IN.STYLE.jpg beside each.")
@@ -36,7 +36,9 @@ def image(
     ] = "mosaic",
     tier: Annotated[str | None, typer.Option(help="fast or quality; default: what is installed, fast first.")] = None,
     strength: Annotated[float, typer.Option(min=0.0, max=1.0, help="0 is the photo itself, 1 the painting.")] = 1.0,
-    style_scale: Annotated[float, typer.Option(min=0.25, max=4.0, help="Of a painting: larger, larger marks.")] = 1.0,
+    style_scale: Annotated[
+        float, typer.Option(min=0.25, max=4.0, help="Size of the marks of a painting: 2 is twice as large.")
+    ] = 1.0,
     region: Annotated[
         list[str] | None,
         typer.Option(metavar="MASK:STYLE", help="Another style where a mask is white, or none; may be repeated."),
@@ -45,7 +47,9 @@ def image(
         bool, typer.Option("--keep-colors", help="Light from the painting, colours of the photo.")
     ] = False,
     size: Annotated[str | None, typer.Option(help="720p, WxH or 0.5x.")] = None,
-    tile: Annotated[int | None, typer.Option(help="Paint in tiles of this side, exactly but slower; 0 never.")] = None,
+    tile: Annotated[
+        int | None, typer.Option(help="Paint in tiles of this side, exactly but slower; 0: never; default: above 4K.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, or the device that must be used.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,

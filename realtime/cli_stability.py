@@ -31,7 +31,7 @@ NAIVE_KEPT = 0.8
 
 @app.command(cls=Command)
 def stability(
-    clips: Annotated[list[Path], typer.Argument(metavar="CLIP...", help="Videos, or folders of numbered pictures.")],
+    clips: Annotated[list[Path], typer.Argument(metavar="CLIP", help="Videos, or folders of numbered pictures.")],
     style: Annotated[list[str], typer.Option("--style", "-s", help="Style or artifact; may be repeated.")] = ["mosaic"],  # noqa: B006 (typer)
     tier: Annotated[str | None, typer.Option(help="fast or quality.")] = None,
     smooth: Annotated[float, typer.Option(min=0.0, max=1.0, help="Also smoothed by so much; 0 leaves it out.")] = 0.5,

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from .video_job import VideoJob
 
 
+ALREADY_THERE = "already there"
+NOTHING_TO_RESUME = "finished already"
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How one input ended."""
@@ -82,7 +86,9 @@ class Run:
             return Outcome(source, str(target), "failed", EXIT_SINK, note="same output as another input")
         self._made.add(target)
         if not alone and target.exists() and not self._options.overwrite:
-            return Outcome(source, str(target), "skipped", note="already there")
+            return Outcome(source, str(target), "skipped", note=ALREADY_THERE)
+        if self._options.resume and not self._options.overwrite and _is_finished(source, target):
+            return Outcome(source, str(target), "skipped", note=NOTHING_TO_RESUME)
         try:
             return self._paint(source, target, engines, display)
         except (ImpastoError, ValueError) as exc:
@@ -142,6 +148,15 @@ class Run:
             print(_line(outcome), file=sys.stderr if outcome.target == "-" else sys.stdout, flush=True)
 
 
+def _is_finished(source: str, target: Path) -> bool:
+    """Whether an output is there and nothing unfinished beside it: it gets its name only when it is whole."""
+    from .segments import job_folder
+
+    if not target.is_file() or job_folder(target).exists():
+        return False
+    return not (Path(source).exists() and target.samefile(source))
+
+
 def print_table(outcomes: list[Outcome]) -> None:
     """What became of every input."""
     from rich.console import Console
@@ -155,6 +170,8 @@ def print_table(outcomes: list[Outcome]) -> None:
 
 
 def _line(outcome: Outcome) -> str:
+    if outcome.note == NOTHING_TO_RESUME:
+        return f"{outcome.source}: nothing to resume, {outcome.target} is finished already"
     if outcome.state == "skipped":
         return f"{outcome.source}: skipped, {outcome.target} is already there"
     text = f"{outcome.target}: {outcome.frames} frames in {outcome.seconds:.1f} s, {outcome.fps:.1f} frames/s"

@@ -13,20 +13,20 @@ camera, outputs, panel = shown_under("Camera"), shown_under("Outputs"), shown_un
 Source = Annotated[
     str,
     typer.Argument(
-        metavar="[SOURCE]",
+        metavar="SOURCE",
         help="A camera's number, name or path; a video file; an rtsp:// or http:// address; screen; test.",
     ),
 ]
 
 Style = Annotated[str | None, look("An installed style, artifact (.onnx) or painting (picture file).", "--style", "-s")]
-Strength = Annotated[float | None, look("0 is the camera itself, 1 the painting.  [default: 1]")]
+Strength = Annotated[float | None, look("0 is the camera itself, 1 the painting; default: 1.")]
 KeepColors = Annotated[
-    bool | None, look("Luminance from the painting, colours from you.", "--keep-colors/--paint-colors")
+    bool | None, look("Luminance from the painting, colours from you; default: off.", "--keep-colors/--paint-colors")
 ]
-Smooth = Annotated[float | None, look("0 to 1: steadier over time; try 0.8.  [default: 0]")]
+Smooth = Annotated[float | None, look("0 to 1: steadier over time; try 0.8; default: 0.")]
 Normalization = Annotated[str, look("Against pulsing colours: frame, carried (over time) or frozen after two seconds.")]
-Mirror = Annotated[bool | None, look("As in a mirror.", "--mirror/--no-mirror")]
-Crossfade = Annotated[float | None, look("Seconds from style to style.  [default: 0.6]")]
+Mirror = Annotated[bool | None, look("As in a mirror; default: off.", "--mirror/--no-mirror")]
+Crossfade = Annotated[float | None, look("Seconds from style to style; default: 0.6.")]
 Preset = Annotated[str | None, look("A look that was saved in the panel; options above override it.")]
 
 Size = Annotated[str | None, camera("Of camera and outputs: 720p or 1280x720; default: the camera's.")]
@@ -49,7 +49,9 @@ Overwrite = Annotated[bool, outputs("Let --record replace a file.", "--overwrite
 
 Panel = Annotated[bool, panel("The control panel in the browser.")]
 OpenBrowser = Annotated[bool, panel("Open the panel at the start.", "--open/--no-open")]
-Port = Annotated[int | None, panel(f"Of the panel.  [default: {DEFAULT_PORT}]", min=0, max=65535)]
+Port = Annotated[
+    int | None, panel(f"Of the panel; default: {DEFAULT_PORT}, or any other if that is taken.", min=0, max=65535)
+]
 Listen = Annotated[str, panel("Address that the panel binds to; others than this machine can then reach it.")]
 AllowHost = Annotated[list[str] | None, panel("A further name under which the panel may be reached.")]
 

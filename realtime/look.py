@@ -310,7 +310,9 @@ def load_timeline(path: Path, *, style: str | Path, strength: float) -> Look:
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as exc:
+    except OSError as exc:
+        raise ArtifactError(f"timeline must be a readable file, got {path}: {exc.strerror}") from exc
+    except (ValueError, RecursionError) as exc:
         raise ArtifactError(f"timeline must be a TOML file, got {path}: {_one_line(exc)}") from exc
     look = [*plain_look(style, strength).cues]
     try:

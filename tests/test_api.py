@@ -6,15 +6,19 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import typer.main
 
 import impasto.assets
 import impasto.export
 import impasto.realtime
 import impasto.training
+from impasto.realtime.cli import app
 
 PACKAGES = (impasto.training, impasto.export, impasto.realtime, impasto.assets)
 LAZY = (impasto.training, impasto.export, impasto.realtime)
@@ -85,6 +89,17 @@ def test_help_answers_at_once() -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(spent) < HELP_SECONDS
+
+
+def test_usage_lines_have_brackets_and_dots_once() -> None:
+    def arguments(command: Any) -> Iterator[Any]:
+        yield from (one for one in command.params if one.param_type_name == "argument")
+        for name in command.list_commands(None) if hasattr(command, "list_commands") else ():
+            yield from arguments(command.get_command(None, name))
+
+    named = [one.metavar for one in arguments(typer.main.get_command(app)) if one.metavar]
+    assert "IN" in named
+    assert not [metavar for metavar in named if set("[.") & set(metavar)]  # typer adds them
 
 
 def modules_with_examples() -> list[str]:

@@ -161,6 +161,29 @@ def test_ctrl_c_keeps_what_is_painted_for_resume(
         assert sum(1 for _ in container.decode(video=0)) == 150
 
 
+def test_a_finished_film_has_nothing_to_resume(
+    make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path
+) -> None:
+    clip, film = make_clip(), tmp_path / "out.mp4"
+
+    def resumed(target: Path, *more: str) -> tuple[int, str]:
+        arguments = [clip, "-o", target, "--style", identity_artifact.path, "--resume", *more]
+        done = CliRunner().invoke(app, list(map(str, arguments)))
+        return done.exit_code, done.output
+
+    assert resumed(film)[0] == 0
+    film.write_bytes(b"whole")
+    assert resumed(film) == (0, f"{clip}: nothing to resume, {film} is finished already\n")
+    assert json.loads(resumed(film, "--json")[1])["state"] == "skipped"
+    (tmp_path / ".out.mp4.impasto").mkdir()  # begun anew since then
+    assert resumed(film)[0] == 6
+    assert film.read_bytes() == b"whole"
+    assert resumed(film, "--overwrite")[0] == 0
+    assert film.read_bytes() != b"whole"
+    code, said = resumed(clip)
+    assert (code, "must not be the input itself" in said) == (6, True)
+
+
 def test_ctrl_c_on_a_cluster_says_how_to_go_on(
     make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

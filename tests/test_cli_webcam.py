@@ -15,9 +15,12 @@ from pathlib import Path
 
 import av
 import pytest
+import typer.main
 
 from impasto.export.artifact import Artifact
-from impasto.realtime.live_options import parse_budget, parse_size
+from impasto.realtime.cli_webcam import app as webcam
+from impasto.realtime.live_options import DEFAULT_PORT, parse_budget, parse_size
+from impasto.realtime.live_settings import LiveSettings
 
 from .live_helpers import readable_frames, wait_until
 
@@ -238,6 +241,17 @@ def test_cameras_are_listed(environment: dict[str, str]) -> None:
     done = run(environment, "--list-cameras")
     assert done.returncode == 0
     assert done.stdout
+
+
+def test_help_says_the_settings_defaults() -> None:
+    """A setting that is not given comes from the preset, so the options themselves have none."""
+    said = {parameter.name: parameter.help for parameter in typer.main.get_command(webcam).params}
+    settings = LiveSettings("mosaic")
+    for name, value in {
+        "strength": settings.strength, "smooth": settings.smoothing, "crossfade": settings.crossfade_seconds,
+        "keep_colors": settings.keep_colors, "mirror": settings.mirror, "port": DEFAULT_PORT,
+    }.items():  # fmt: skip
+        assert f"; default: {'off' if value is False else f'{value:g}'}" in said[name]
 
 
 def test_sizes_and_budgets() -> None:

@@ -32,7 +32,9 @@ from typer.testing import CliRunner
 
 from impasto.assets import DEMO_CLIP, find_style, installed_styles
 from impasto.export.artifact import Artifact
+from impasto.realtime import cli_common
 from impasto.realtime.cli import app as impasto
+from impasto.realtime.cli_verify import EXIT_DIFFERENT
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted(path.relative_to(ROOT).as_posix() for place in ("*.md", "[a-z]*/*.md") for path in ROOT.glob(place))
@@ -75,7 +77,6 @@ RULES = (
     Rule(r"export int8", skip="ends with exit code 3 where int8 is no gain: tests/test_quantize.py"),
     Rule(r"check .*--run", skip="paints 4K with every engine: tests/test_to_onnx.py does so with a small network"),
     Rule(r"^T=…", skip="is the token of the panel that this test has started"),
-    Rule(r"^stylize-video .* --resume$", more="--overwrite"),  # nothing has interrupted it
     Rule(r"^impasto (?!doctor|bench|styles)[a-z][a-z -]*$", more="--help"),  # a name in the text
     Rule(r"^stylize-webcam(?! test)", instead="stylize-webcam test", more=LIVE),  # no camera here
     Rule(r"^stylize-webcam", more=LIVE),
@@ -183,6 +184,17 @@ def test_every_link_leads_somewhere(guide: str) -> None:
         if heading:
             headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
             assert heading in [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings], link
+
+
+def test_the_readme_names_every_variable_and_exit_code() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    sources = [path.read_text(encoding="utf-8") for path in ROOT.glob("[a-z]*/*.py") if path.parent.name != "tests"]
+    variables = {name for source in sources for name in re.findall(r"environ\S*\"(IMPASTO_\w+)\"", source)}
+    assert "IMPASTO_STYLES" in variables
+    assert [name for name in sorted(variables) if f"`{name}" not in text] == []
+    codes = {value for name, value in vars(cli_common).items() if name.startswith("EXIT_") and isinstance(value, int)}
+    said = re.findall(r"\b\d+\b", text.partition("the exit code says")[2].partition("\n\n")[0])
+    assert {int(code) for code in said} == codes | {EXIT_DIFFERENT}
 
 
 def options_of(command: object) -> Iterator[str]:

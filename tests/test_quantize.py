@@ -167,6 +167,14 @@ def test_what_cannot_be_quantised_is_said(artifact: Artifact, candidates: list[C
     int8 = replace(artifact, metadata=replace(artifact.metadata, precision="int8"))
     with pytest.raises(ArtifactError, match="one style in float"):
         quantize(int8, calibration=waves(1), photographs=waves(1), candidates=candidates)
+    with pytest.raises(ArtifactError, match=r"must end in \.onnx"):
+        quantize(
+            artifact,
+            artifact.path.with_suffix(".txt"),
+            calibration=waves(1),
+            photographs=waves(1),
+            candidates=candidates,
+        )
     (artifact.path.parent / "taken.onnx").write_text("mine")
     with pytest.raises(ArtifactError, match="--overwrite"):
         quantize(

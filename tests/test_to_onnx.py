@@ -115,6 +115,11 @@ def test_no_proof_no_artifact(checkpoint: Path, tmp_path: Path, photographs: lis
     assert not (tmp_path / "a.onnx").exists()
 
 
+def test_a_name_that_no_command_would_take_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"must end in \.onnx, got .*a\.txt"):
+        export_onnx(checkpoint, tmp_path / "a.txt", photographs=[], candidates=proof_candidates())
+
+
 def test_a_missing_package_names_its_extra(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path, photographs: list[Picture]
 ) -> None:

@@ -15,18 +15,50 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import typer.main
 from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
-from impasto.realtime.cli_train import app  # noqa: E402
+from impasto.realtime.cli_train import adain_app, app  # noqa: E402
 from impasto.training import train as train_module  # noqa: E402
+from impasto.training.adain_config import AdainTrainConfig  # noqa: E402
 from impasto.training.checkpoint import load_checkpoint  # noqa: E402
 from impasto.training.errors import TrainingError  # noqa: E402
 from impasto.training.report import RunReport  # noqa: E402
 from impasto.training.train_config import TrainConfig  # noqa: E402
 
 from .train_helpers import MakeConfig  # noqa: E402
+
+
+def test_help_says_the_configurations_defaults() -> None:
+    """Help imports no torch, so it has them in its own words."""
+    here = Path()
+    of_kind = {kind: AdainTrainConfig.of(kind, here, here, here, style_weight=1.0) for kind in ("compact", "reference")}
+    _assert_defaults_said(app, TrainConfig(here, here, here, "a"))
+    _assert_defaults_said(adain_app, of_kind["compact"], of_kind["reference"])
+
+
+def _assert_defaults_said(app: typer.Typer, config: object, reference: object = None) -> None:
+    own = {"name", "output", "style_weight", "loss_weights", "keyframes", "videos", "warm_start"}  # as their help says
+    checked = 0
+    for parameter in typer.main.get_command(app).params:
+        name = str(parameter.name)
+        if not hasattr(config, name) or parameter.required or parameter.default is not None or name in own:
+            continue
+        default = getattr(config, name)
+        said = f"; default {_plain(default)}"
+        if reference is not None and getattr(reference, name) != default and "compact:" not in parameter.help:
+            said += f", reference {_plain(getattr(reference, name))}"
+        assert parameter.help.endswith(f"{said}."), name
+        checked += 1
+    assert checked > 10
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(_plain, value))
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def test_the_command_trains_reports_and_stops_cleanly_on_ctrl_c(make_config: MakeConfig) -> None:

@@ -42,30 +42,44 @@ def train(
     artist: Annotated[str, typer.Option(help="The painter.")] = "",
     year: Annotated[str, typer.Option(help="Year of the painting.")] = "",
     licence: Annotated[str, typer.Option(help="Licence of the painting's picture.")] = "",
-    steps: option.Steps = None, batch_size: option.BatchSize = None, crop_size: option.CropSize = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Highest rate of the one-cycle schedule.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps; default 3000.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pictures a step, over all processes; default 4.")
+    ] = None,
+    crop_size: Annotated[int | None, typer.Option(help="Side of a training crop, pixels; default 256.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Highest rate of the one-cycle schedule; default 0.001.")
+    ] = None,
     content_weight: option.ContentWeight = None,
     style_weight: Annotated[
         str, typer.Option(help="How much the painting counts: a number, or auto to find it for --structure.")
     ] = "auto",
     structure: Annotated[
-        float | None, typer.Option(help="With --style-weight auto: share of the photograph to keep, 0 to 1.")
+        float | None,
+        typer.Option(help="With --style-weight auto: share of the photograph to keep, 0 to 1; default 0.65."),
     ] = None,
-    tv_weight: Annotated[float | None, typer.Option(help="Smoothness.")] = None,
-    motion_weight: option.MotionWeight = None,
-    style_size: Annotated[int | None, typer.Option(help="Short side at which the painting is seen, pixels.")] = None,
-    style_scale: Annotated[float | None, typer.Option(help="Multiplies --style-size: larger, larger marks.")] = None,
+    tv_weight: Annotated[float | None, typer.Option(help="Smoothness; default 0.5.")] = None,
+    motion_weight: Annotated[
+        float | None, typer.Option(help="Steadiness in videos; 0 is off; default 20.")
+    ] = None,
+    style_size: Annotated[
+        int | None, typer.Option(help="Short side at which the painting is seen, pixels; default 384.")
+    ] = None,
+    style_scale: Annotated[
+        float | None, typer.Option(help="Size of the marks: 2 is twice as large; default 1.")
+    ] = None,
     statistics: Annotated[
-        Statistics | None, typer.Option(help="What a style is: gram as in the paper, covariance with truer colours.")
+        Statistics | None,
+        typer.Option(help="What a style is: gram as in the paper, covariance with truer colours; default gram."),
     ] = None,
     keyframes: Annotated[
         Path | None, typer.Option(help="Folder of `impasto gatys video`: fit the style to this film's keyframes.")
     ] = None,
-    keyframe_weight: Annotated[float | None, typer.Option(help="How much the keyframes count.")] = None,
+    keyframe_weight: Annotated[float | None, typer.Option(help="How much the keyframes count; default 1.")] = None,
     videos: Annotated[
         Path | None, typer.Option(help="Folder of clips: a second stage in which painted films learn to hold still.")
     ] = None,
-    video_weight: Annotated[float | None, typer.Option(help="How much the clips count.")] = None,
+    video_weight: Annotated[float | None, typer.Option(help="How much the clips count; default 60.")] = None,
     warm_start: Annotated[
         Path | None,
         typer.Option(

@@ -10,14 +10,10 @@ if TYPE_CHECKING:
     from .networks import Tier
 
 Photos = Annotated[Path, typer.Option(help="Folder of photographs to practise on; a thousand or more.")]
-Steps = Annotated[int | None, typer.Option(help="Training steps.")]
-BatchSize = Annotated[int | None, typer.Option(help="Pictures a step, over all processes.")]
-CropSize = Annotated[int | None, typer.Option(help="Side of a training crop, pixels.")]
-ContentWeight = Annotated[float | None, typer.Option(help="How much the photograph counts.")]
-MotionWeight = Annotated[float | None, typer.Option(help="Steadiness in videos; 0 is off.")]
-Seed = Annotated[int | None, typer.Option(help="Same seed, same machine: same losses.")]
-CheckpointEvery = Annotated[int | None, typer.Option(help="Steps between checkpoints.")]
-SampleEvery = Annotated[int | None, typer.Option(help="Steps between reports with sample pictures.")]
+ContentWeight = Annotated[float | None, typer.Option(help="How much the photograph counts; default 1.")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same machine: same losses; default 0.")]
+CheckpointEvery = Annotated[int | None, typer.Option(help="Steps between checkpoints; default 250.")]
+SampleEvery = Annotated[int | None, typer.Option(help="Steps between reports with sample pictures; default 500.")]
 Samples = Annotated[Path | None, typer.Option(help="Folder of photographs to show in the report.")]
 Precision = Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="auto: bf16 where it is faster.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]

@@ -65,7 +65,7 @@ def evaluate(
     context: typer.Context,
     styles: Annotated[
         list[str],
-        typer.Argument(metavar="STYLE...", help="Installed names, artifacts, checkpoints or folders of runs."),
+        typer.Argument(metavar="STYLE", help="Installed names, artifacts, checkpoints or folders of runs."),
     ],
     photos: Annotated[Path, typer.Option(help="Folder of photographs that no network was trained on.")],
     paintings: Annotated[

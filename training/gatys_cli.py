@@ -61,7 +61,7 @@ def gatys_app(open_film: OpenFilm) -> typer.Typer:
     @takes_paint_options
     def video(
         source: Annotated[Path, typer.Argument(metavar="IN", help="The film.")],
-        styles: Annotated[list[Path], typer.Argument(metavar="PAINTING...", help="What to paint like.")],
+        styles: Annotated[list[Path], typer.Argument(metavar="PAINTING", help="What to paint like.")],
         output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write keyframes to.")],
         every: Annotated[str | None, typer.Option(metavar="2s", help="Seconds between keyframes.")] = None,
         at_cuts: Annotated[bool, typer.Option("--at-cuts", help="One keyframe at the beginning of each shot.")] = False,
@@ -77,7 +77,7 @@ def gatys_app(open_film: OpenFilm) -> typer.Typer:
 @takes_paint_options
 def picture(
     content: Annotated[Path, typer.Argument(metavar="PHOTO", help="The picture to repaint.")],
-    styles: Annotated[list[Path], typer.Argument(metavar="PAINTING...", help="What to paint like.")],
+    styles: Annotated[list[Path], typer.Argument(metavar="PAINTING", help="What to paint like.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to write: .png, .jpg, .webp or .tif.")],
     content_mask: Annotated[
         Path | None, typer.Option(help="Picture in flat colours, as large as the photograph: its regions.")
@@ -136,7 +136,7 @@ def picture(
 @takes_paint_options
 def sweep(
     content: Annotated[Path, typer.Argument(metavar="PHOTO", help="The picture to repaint.")],
-    styles: Annotated[list[Path], typer.Argument(metavar="PAINTING...", help="What to paint like.")],
+    styles: Annotated[list[Path], typer.Argument(metavar="PAINTING", help="What to paint like.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The figure: .png, .pdf or .svg.")],
     vary: Annotated[
         list[str],

@@ -38,22 +38,33 @@ def train_adain(
         Literal["compact", "reference"], typer.Option(help="compact ships; reference is Huang and Belongie's.")
     ] = "compact",
     name: Annotated[str, typer.Option(help="What the network will be called.")] = "any",
-    steps: option.Steps = None, batch_size: option.BatchSize = None, crop_size: option.CropSize = None,
-    zoom: Annotated[
-        tuple[float, float] | None, typer.Option(help="Short side of pictures before cropping, in crops: from, to.")
+    steps: Annotated[int | None, typer.Option(help="Training steps; default 6000, reference 40000.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pictures a step, over all processes; default 4, reference 8.")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    crop_size: Annotated[
+        int | None, typer.Option(help="Side of a training crop, pixels; default 192, reference 256.")
+    ] = None,
+    zoom: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Short side before cropping, in crops: from, to; default 1.3 2.1, reference 2 2."),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Highest learning rate; default 0.001, reference 0.0001.")
+    ] = None,
     content_weight: option.ContentWeight = None,
     style_weight: Annotated[
         str, typer.Option(help="How much the painting counts: a number; auto: found for --structure, reference: 10.")
     ] = "auto",
     structure: Annotated[
-        float | None, typer.Option(help="compact: share of the photograph to keep, 0 to 1.")
+        float | None, typer.Option(help="compact: share of the photograph to keep, 0 to 1; default 0.62.")
     ] = None,
-    tv_weight: Annotated[float | None, typer.Option(help="compact: smoothness.")] = None,
-    motion_weight: option.MotionWeight = None,
+    tv_weight: Annotated[float | None, typer.Option(help="compact: smoothness; default 0.5.")] = None,
+    motion_weight: Annotated[
+        float | None, typer.Option(help="Steadiness in videos; 0 is off; default 40, reference 0.")
+    ] = None,
     identity_weight: Annotated[
-        float | None, typer.Option(help="compact: how exactly alpha 0 gives the photograph back.")
+        float | None, typer.Option(help="compact: how exactly alpha 0 gives the photograph back; default 100.")
     ] = None,
     warm_start: Annotated[
         Path | None,
