@@ -43,6 +43,8 @@ def encoder_path(stylizer: Path) -> Path:
 
 def is_for_any_painting(checkpoint: Path) -> bool:
     """Whether a checkpoint is one of `impasto train-adain`, by the header of its file."""
+    if not checkpoint.is_file():  # a named pipe would be waited for without end
+        return False
     try:
         with checkpoint.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")

@@ -47,6 +47,7 @@ def bench(
     from .bench import BenchOptions, check_peer, times_peer
     from .doctor import processor_name
     from .engine import parse_precision
+    from .input_file import check_reopens
     from .source_file import VideoFile
 
     check_plot(plot, overwrite=overwrite)
@@ -62,6 +63,7 @@ def bench(
     )
     film = None if engine_only else clip or DEMO_CLIP
     if film is not None:
+        check_reopens(film)
         with VideoFile(film):
             pass  # said before the minutes of measuring
     results, whole, peers = _measure(_paths(styles), options, film, peer=peer, quiet=as_json)

@@ -91,11 +91,12 @@ def _paint_all(sources: list[Path], output: Path | None, options: "VideoOptions"
                     raise SinkError(f"{source}: another picture has become {target} already; give them different names")
                 if target.exists() and _file_id(target) in originals:
                     raise SinkError(f"output must not be one of the inputs, got {target}")
-                made.add(target)
                 if many and target.exists() and not options.overwrite:
+                    made.add(target)
                     _say(source, target, "skipped", 0.0, quiet=quiet, as_json=as_json)
                     continue
                 _paint_one(source, target, options, engines)
+                made.add(target)
             except (ImpastoError, ValueError) as exc:
                 if not many and not as_json:
                     raise

@@ -162,6 +162,8 @@ def _write_preview(artifacts: "list[Artifact]", target: Path, photo: Path | None
     from .picture_files import StillPicture, check_picture_target, write_picture
 
     check_picture_target(target, overwrite=overwrite)
+    if photo is not None and photo.exists() and target.exists() and target.samefile(photo):
+        raise SinkError(f"output must not be the photograph itself, got {target}")
     picture = _demo_picture() if photo is None else _read(photo)
     cells = [_cell(picture, "the photograph")]
     cells += [

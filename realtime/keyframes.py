@@ -9,6 +9,7 @@ import numpy as np
 from ..training.gatys_video import Film, FilmFrame
 from .cuts import CutDetector
 from .frame import Picture
+from .input_file import check_reopens
 from .optical_flow import Flow, FlowEstimator, Grey, Mask, followed, pixel_grid, to_grey, warp
 from .source_file import VideoFile
 
@@ -16,6 +17,7 @@ from .source_file import VideoFile
 @contextmanager
 def open_film(path: Path) -> Iterator[Film]:
     """Frames of a video file with cuts found, and their motion."""
+    check_reopens(path)
     with VideoFile(path) as source:
         yield Film(path.name, _frames(source), FlowChain())
 

@@ -182,7 +182,7 @@ class StyleShelf:
         Raises:
             ArtifactError: it is no picture, or too large.
         """
-        plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()  # without accents
+        plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()  # without accents
         tidy = re.sub(r"[^a-z0-9_-]+", "-", plain.lower()).strip("-_")[:40].strip("-_") or "painting"
         vector = self._book.encode(data, where="painting", max_pixels=MOST_UPLOADED_PIXELS)
         taken = installed_styles()

@@ -24,7 +24,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from ..assets import any_painting, find_style, installed_styles
+from ..assets import any_painting, find_style, installed_styles, style_folders
 from ..export.arbitrary import Vector, bake
 from ..export.artifact import Artifact, StyleOrigin, load_artifact, parse_model, save_artifact
 from ..training.decoding import check_claim, decode_picture
@@ -182,10 +182,12 @@ class StyleBook:
     def known(self, style: str) -> Vector | None:
         """(K,) of an installed style, where one ships or was kept when the style was made of a painting."""
         vectors = _known_vectors(self.networks)
-        if style in vectors:
-            return vectors[style]
         try:
-            artifact = load_artifact(Path(style) if style.endswith(".onnx") else find_style(style))
+            path = Path(style) if style.endswith(".onnx") else find_style(style)
+            # A user's style that has the name of ours is another painting.
+            if style in vectors and path.parent in (style_folders()[-1], self.networks.stylizer.path.parent):
+                return vectors[style]
+            artifact = load_artifact(path)
         except ArtifactError:
             return None
         return vector_of(artifact, self.networks)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .errors import SourceError
 from .frame import Picture
-from .paintings import MAX_FILE_BYTES, SUFFIXES, read_painting
+from .paintings import SUFFIXES
 
 _REGION = re.compile(rf"(?P<mask>.+?(?:{'|'.join(map(re.escape, sorted(SUFFIXES)))})):(?P<style>.+)", re.IGNORECASE)
 _SOFT = 1 / 300
@@ -49,20 +49,20 @@ class Region:
 
     @classmethod
     def read(cls, option: RegionOption, style: str) -> "Region":
-        """From the mask's file.
+        """From the mask's file; what is transparent in it does not count, as black.
 
         Raises:
             SourceError: it cannot be read.
         """
-        if option.mask.exists() and not option.mask.is_file():  # a named pipe would be waited for without end
-            raise SourceError(f"mask must be a file, got {option.mask}")
-        try:
-            with option.mask.open("rb") as file:
-                data = file.read(MAX_FILE_BYTES)
-        except OSError as exc:
-            raise SourceError(f"mask must be a readable file, got {option.mask}: {exc.strerror}") from exc
-        picture = read_painting(data, where=str(option.mask))
-        return cls(style, picture.mean(axis=2, dtype=np.float32) / np.float32(255))
+        from .picture_files import read_picture
+
+        if not option.mask.is_file():  # a named pipe would be waited for without end
+            raise SourceError(f"mask must be a readable file, got {option.mask}")
+        picture = read_picture(option.mask)
+        mask = picture.data.mean(axis=2, dtype=np.float32) / np.float32(255)
+        if picture.alpha is not None:
+            mask *= picture.alpha / np.float32(255)
+        return cls(style, mask)
 
     def compose(self, below: Picture, above: Picture) -> Picture:
         """(1 - mask) · below + mask · above, rounded; both (H, W, 3) uint8."""

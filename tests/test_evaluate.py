@@ -195,6 +195,11 @@ def test_the_command_writes_table_json_and_sheet(folder, tiny_loss_weights):
     again = run(folder, tiny_loss_weights, "--num-photos", 1, "--sheet", folder / "s.png")
     assert again.exit_code == 3
     assert "pass --overwrite" in again.stderr
+    photo = folder / "photos" / "0.png"
+    onto_photo = run(folder, tiny_loss_weights, "--num-photos", 1, "--sheet", photo, "--overwrite")
+    assert (onto_photo.exit_code, "must not be one of the pictures" in onto_photo.stderr) == (3, True)
+    same = run(folder, tiny_loss_weights, "--num-photos", 1, "--sheet", folder / "t.png", "-o", folder / "t.png")
+    assert (same.exit_code, "must be two files" in same.stderr) == (2, True)
 
 
 def test_two_runs_of_one_name_are_two_rows(folder, tiny_loss_weights):

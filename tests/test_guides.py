@@ -258,6 +258,8 @@ class Workshop:
         (DONE_ANYWHERE if anywhere else self._done).add(command)
         if "http://127.0.0.1:8420" in command:
             command = command.replace("http://127.0.0.1:8420", self._running_panel())
+        if command.startswith("impasto train ") and "--resume" not in command:
+            shutil.rmtree(self._folder / "runs")  # what it makes was given for the guides that go on from there
         if missing := [name for name in re.findall(r"(?:^|\| )(curl|ffmpeg)\b", command) if not shutil.which(name)]:
             return f"needs {missing[0]}"
         if words := alone(command, self._environment):

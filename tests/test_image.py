@@ -202,6 +202,16 @@ def test_two_pictures_that_become_one_file_are_refused(
     assert read_picture(tmp_path / "out" / "x.png").data.shape == (20, 21, 3)
 
 
+def test_a_picture_that_cannot_be_read_takes_no_name(identity_artifact: Artifact, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    write_picture(StillPicture(soft(20, 20)), folder / "x.png")
+    (folder / "x.bmp").write_bytes(b"BM, but damaged")
+    (folder / "x.png").rename(folder / "x.ppm")  # read by what is in it; becomes x.png as well
+    done = image(folder, "-o", tmp_path / "out", "--style", identity_artifact.path)
+    assert (done.returncode, done.stderr.count("error")) == (4, 1), done.stderr
+    assert (tmp_path / "out" / "x.png").is_file()
+
+
 def test_an_original_is_never_replaced(folder: Path, identity_artifact: Artifact, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     write_picture(StillPicture(soft(8, 8)), tmp_path / "other" / "a.png")

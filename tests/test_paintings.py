@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from impasto.assets import DEMO_CLIP, any_painting
+from impasto.assets import DEMO_CLIP, any_painting, find_style, user_styles
 from impasto.export.arbitrary import bake, style_size
 from impasto.export.artifact import load_artifact, parse_model, save_artifact
 from impasto.realtime import paintings
@@ -419,6 +419,14 @@ def test_a_trained_style_is_known_by_its_paintings_vector(
         path.write_bytes(damaged)
         with pytest.raises(ArtifactError, match="styles' vectors, but it is damaged"):
             book.known("mosaic")
+
+
+def test_a_style_of_ones_own_is_not_taken_for_the_shipped_one(book: StyleBook) -> None:
+    assert book.known("mosaic") is not None
+    own = user_styles() / "mosaic.fast.onnx"
+    own.parent.mkdir()
+    own.write_bytes(find_style("the-scream", "fast").read_bytes())
+    assert book.known("mosaic") is None
 
 
 def test_style_files_for_a_camera(book: StyleBook, make_painting: Callable) -> None:

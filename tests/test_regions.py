@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from impasto.realtime.cli_image import app as image_app
-from impasto.realtime.errors import ArtifactError, SourceError
+from impasto.realtime.errors import SourceError
 from impasto.realtime.frame import Frame
 from impasto.realtime.look import FilmStylizer, plain_look
 from impasto.realtime.regions import Region, RegionOption
@@ -65,14 +65,22 @@ def test_masks_are_read_like_pictures(tmp_path: Path) -> None:
     region = Region.read(RegionOption(tmp_path / "m.png", "b"), "b")
     np.testing.assert_allclose(region.mask, half(), atol=1 / 255)
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(ArtifactError, match="must be a picture"):
+    with pytest.raises(SourceError, match=r"bad.png (is not|must be) a picture"):
         Region.read(RegionOption(tmp_path / "bad.png", "b"), "b")
     with pytest.raises(SourceError, match="mask must be a readable file"):
         Region.read(RegionOption(tmp_path / "no.png", "b"), "b")
     if sys.platform != "win32":
         os.mkfifo(tmp_path / "pipe.png")
-        with pytest.raises(SourceError, match="must be a file"):
+        with pytest.raises(SourceError, match="must be a readable file"):
             Region.read(RegionOption(tmp_path / "pipe.png", "b"), "b")
+
+
+def test_what_is_transparent_in_a_mask_does_not_count(tmp_path: Path) -> None:
+    """A white shape on nothing, as paint programs save it."""
+    shape = np.full((*half().shape, 4), 255, np.uint8)
+    shape[..., 3] = half() * 255
+    cv2.imwrite(str(tmp_path / "m.png"), shape)
+    np.testing.assert_allclose(Region.read(RegionOption(tmp_path / "m.png", "b"), "b").mask, half(), atol=1 / 255)
 
 
 def test_the_command_paints_a_part(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -172,6 +173,15 @@ def test_a_preview_needs_no_name(run: Run, tmp_path: Path, monkeypatch: pytest.M
     assert run("--preview=other.png")[0] == 0
     assert run("--preview", "another.png")[0] == 0
     assert {path.name for path in tmp_path.iterdir()} == {"styles.png", "other.png", "another.png"}
+
+
+def test_a_preview_never_replaces_its_photograph(run: Run, tmp_path: Path) -> None:
+    photo = tmp_path / "x.png"
+    cv2.imwrite(str(photo), np.zeros((32, 48, 3), np.uint8))
+    before = photo.read_bytes()
+    code, _, err = run("--preview", photo, "--photo", photo, "--overwrite")
+    assert (code, "must not be the photograph itself" in err) == (6, True)
+    assert photo.read_bytes() == before
 
 
 def test_a_preview_of_what_is_no_picture_is_refused(run: Run, tmp_path: Path) -> None:

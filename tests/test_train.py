@@ -78,6 +78,20 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(make_config: Make
     train(halves, resume=True, callback=lambda p: seen.append(p.step))
     assert seen == list(range(1, 9))
     assert_same_weights(whole, halves)
+    losses, resumed = (
+        load_checkpoint(config.output / "checkpoint.safetensors").metadata["losses"] for config in (whole, halves)
+    )
+    assert resumed == pytest.approx(losses)
+
+
+@pytest.mark.parametrize("name", ["state.pt", "checkpoint.safetensors", "log.csv", "report.png"])
+def test_nothing_of_an_earlier_run_is_lost(make_config: MakeConfig, name: str) -> None:
+    config = make_config("run")
+    config.output.mkdir(parents=True)
+    (config.output / name).write_text("an afternoon's work")
+    with pytest.raises(TrainingError, match=r"already holds a training run|must not exist yet"):
+        train(config)
+    assert (config.output / name).read_text() == "an afternoon's work"
 
 
 def test_a_warm_start_begins_with_the_weights_of_another_run(make_config: MakeConfig) -> None:

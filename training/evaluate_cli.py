@@ -104,7 +104,8 @@ def evaluate(
     """Judge styles: losses, structure kept, style distance, and how many Gatys evaluations each is worth."""
     counts = _parse_evaluations(evaluations)
     wanted = Wanted(sheet, output, as_json)
-    wanted.check(overwrite=overwrite)
+    folders = [folder for folder in (photos, paintings) if folder is not None and folder.is_dir()]
+    wanted.check(overwrite=overwrite, originals=(path for folder in folders for path in folder.rglob("*")))
     _import_torch(threads)
     from .device import torch_device
     from .loss_network import load_loss_network

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +29,15 @@ class Wanted:
     as_json: bool
     """Figures on standard output instead of the table."""
 
-    def check(self, *, overwrite: bool) -> None:
-        """Refuse what could not be written, before hours of work."""
-        from .sheets import check_target
+    def check(self, *, overwrite: bool, originals: "Iterable[Path]" = ()) -> None:
+        """Refuse what could not be written, and to replace one of the originals, before hours of work."""
+        from .sheets import check_no_original, check_target
 
         if self.sheet:
             check_target(self.sheet, overwrite=overwrite)
+            check_no_original(self.sheet, originals)
+            if self.figures and self.sheet.absolute() == self.figures.absolute():
+                raise ValueError(f"--sheet and --output must be two files, got {self.sheet} twice")
         if self.figures and self.figures.exists() and not overwrite:
             raise TrainingError(f"{self.figures} must not exist yet; pass --overwrite to replace it")
         if self.figures and not self.figures.parent.is_dir():

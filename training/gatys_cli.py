@@ -92,13 +92,11 @@ def picture(
     options: PaintOptions,
 ) -> None:
     """Repaint a photograph in the manner of one or several paintings."""
-    from .sheets import check_target, write_picture
+    from .sheets import check_no_original, check_target, write_picture
 
     config = options.config()
     check_target(output, overwrite=options.overwrite)
-    for path in (content, *styles):
-        if output.exists() and path.exists() and output.samefile(path):
-            raise TrainingError(f"{output} must not be what is painted or painted like")
+    check_no_original(output, [content, *styles])
     earlier = sorted(output.parent.glob(f"{escape(output.stem)}.scale*{output.suffix}")) if save_every else []
     if earlier and not options.overwrite:
         raise TrainingError(f"{earlier[0]} must not exist yet; pass --overwrite to replace it")
@@ -150,11 +148,13 @@ def sweep(
 ) -> None:
     """Draw a labelled grid over one or two settings, with the curves of the losses beside it."""
     from .gatys_sweep import check_figure, combinations, parse_axis, run_sweep
+    from .sheets import check_no_original
 
     axes = [parse_axis(text) for text in vary]
     if len(axes) > 2 or len({axis.name for axis in axes}) < len(axes):
         raise ValueError(f"--vary must be given once or twice, for different options, got {', '.join(vary)}")
     check_figure(output, overwrite=options.overwrite)
+    check_no_original(output, [content, *styles])
     config = options.config()
     combinations(config, axes)  # refuses values before the loss network is fetched
     network = _load_network(options)
@@ -165,7 +165,7 @@ def sweep(
             photo, paintings, network, config, axes, output, callback=lambda _, it: show(it), should_stop=stop.is_set
         )
     if not options.quiet:
-        print(f"{output}: {done} pictures")
+        print(f"{output}: {done} pictures" if done else f"{output} is not written: no picture is finished")
     if stop.is_set():
         raise typer.Exit(EXIT_INTERRUPTED)
 

@@ -130,8 +130,10 @@ def run_sweep(
                 report = None if callback is None else (lambda it, label=label: callback(label, it))
                 painted = paint(photo, styles, loss_network, here, callback=report, should_stop=should_stop)
             grid[-1].append(None if painted is None or painted.stopped else (label, here, painted))
-    _draw(grid, output)
-    return sum(cell is not None for row_cells in grid for cell in row_cells)
+    count = sum(cell is not None for cells in grid for cell in cells)
+    if count:
+        _draw(grid, output)
+    return count
 
 
 def _draw(grid: Sequence[Sequence[tuple[str, GatysConfig, Painting] | None]], output: Path) -> None:
@@ -156,7 +158,8 @@ def _draw(grid: Sequence[Sequence[tuple[str, GatysConfig, Painting] | None]], ou
                 curves.plot(numbers, curve, color=f"C{column}", label=label if scale == 0 else None)
         curves.set(xlabel="evaluation", ylabel="lowest total", yscale="log")
         curves.grid(alpha=0.3)
-        curves.legend(fontsize=6)
+        if any(cells):
+            curves.legend(fontsize=6)
     part = output.with_name(f".{output.stem}.part{output.suffix}")
     try:
         figure.savefig(part, dpi=130, bbox_inches="tight")  # titles of three lines overflow the layout

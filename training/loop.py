@@ -152,15 +152,16 @@ class Meter:
 
     SMOOTHING = 0.95
 
-    def __init__(self, steps: int, start: int, batch_size: int) -> None:
+    def __init__(self, steps: int, start: int, batch_size: int, last: Mapping[str, float]) -> None:
         self.steps, self.start, self.batch_size = steps, start, batch_size
         self.begun = time.monotonic()
-        self.last: dict[str, float] = {}
+        self.last = dict(last)
+        self._before = start if last else 0  # states of older versions do not hold the losses
 
     def tick(self, step: int, losses: Mapping[str, float], style_weight: float, bad_files: int) -> Progress:
         """After step `step`, with the losses of its batch."""
         done = step - self.start
-        keep = min(self.SMOOTHING, 1 - 1 / done)
+        keep = min(self.SMOOTHING, 1 - 1 / (self._before + done))
         self.last = {name: keep * self.last.get(name, value) + (1 - keep) * value for name, value in losses.items()}
         per_second = done / max(1e-9, time.monotonic() - self.begun)
         return Progress(
@@ -183,6 +184,7 @@ class StepHooks:
         process: Process,
         *,
         start: int,
+        losses: Mapping[str, float],
         save: Callable[[Mapping[str, float]], None],
         before_save: Callable[[], None] | None,
         sample: Callable[[int], None] | None,
@@ -191,7 +193,8 @@ class StepHooks:
         """Begin to measure.
 
         Args:
-            start: steps that were done before.
+            start: steps that were done before,
+            losses: and the smoothed losses then.
             save: writes the checkpoint, with these losses in it.
             before_save: called before that.
             sample: called every `sample_every` steps and at the end, with the number of steps done.
@@ -199,7 +202,7 @@ class StepHooks:
         """
         self._config, self._process = config, process
         self._write, self._before_save, self._sample, self._callback = save, before_save, sample, callback
-        self._meter = Meter(config.steps, start, config.batch_size)
+        self._start, self._meter = start, Meter(config.steps, start, config.batch_size, losses)
 
     def after(self, step: int, losses: Mapping[str, float], *, style_weight: float, bad_files: int) -> None:
         """`step` steps are done; `losses` are the last one's."""
@@ -215,7 +218,7 @@ class StepHooks:
 
     def end(self, step: int) -> None:
         """No more steps will follow."""
-        if self._process.rank or not self._meter.last:
+        if self._process.rank or step == self._start:
             return
         self._save(self._meter.last)
         if self._sample and step % self._config.sample_every:

@@ -1,7 +1,7 @@
 """Labelled grids of pictures: contact sheets of an evaluation, sweeps of a setting."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -33,6 +33,16 @@ def contact_sheet(rows: Sequence[Sequence[tuple[str, Picture | None]]], *, cell:
                 h, w = fitted.shape[:2]
                 sheet[top + _CAPTION : top + _CAPTION + h, left : left + w] = fitted
     return sheet
+
+
+def check_no_original(path: Path, originals: Iterable[Path]) -> None:
+    """Refuse to replace a picture that is made from, whatever was said of overwriting.
+
+    Raises:
+        TrainingError: the file is one of them.
+    """
+    if path.exists() and any(original.exists() and path.samefile(original) for original in originals):
+        raise TrainingError(f"{path} must not be one of the pictures that it is made from")
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:

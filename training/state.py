@@ -22,6 +22,9 @@ def begin_run(folder: Path) -> None:
     """Make the folder; refuse one that another training would be lost from, or that cannot be made."""
     if holds_run(folder):
         raise TrainingError(f"{folder} already holds a training run; give --resume or another folder")
+    for name in ("checkpoint.safetensors", "log.csv", "report.png"):
+        if (folder / name).exists():
+            raise TrainingError(f"{folder / name} must not exist yet: choose another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:

@@ -73,6 +73,8 @@ class _Run:
     before: dict[str, Any] | None = None
     """How the checkpoint that it began with was made; see `Checkpoint.stage`."""
     step: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    """Smoothed, when it was saved last."""
 
 
 def train(
@@ -117,7 +119,7 @@ def train(
         settings["precision"] = process.precision
         network = process.parallel(run.network)
         hooks = StepHooks(
-            config, process, start=run.step, callback=callback, before_save=before_save,
+            config, process, start=run.step, losses=run.losses, callback=callback, before_save=before_save,
             save=partial(_save, run, config, settings), sample=sample and partial(sample, run.network),
         )  # fmt: skip
         for batch in photos.batches(run.step):
@@ -365,6 +367,7 @@ def _save(run: _Run, config: TrainConfig, settings: Mapping[str, Any], losses: M
             "bad_files": paths_to_state(run.bad_files),
             "before": run.before,
             "step": run.step,
+            "losses": dict(losses),
         },
     )
 
@@ -376,3 +379,4 @@ def _take_state(run: _Run, state: Mapping[str, Any]) -> None:
     run.bad_files |= paths_from_state(state.get("bad_files", ()))  # older states lack both
     run.before = state.get("before")
     run.step = int(state["step"])
+    run.losses = dict(state.get("losses", {}))

@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ class _Run:
     before: dict[str, Any] | None
     """How the checkpoint that it began with was made; see `Checkpoint.stage`."""
     step: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    """Smoothed, when it was saved last."""
 
 
 def train_adain(
@@ -93,7 +95,7 @@ def train_adain(
         settings["precision"] = process.precision
         model = process.parallel(objective.model)
         hooks = StepHooks(
-            config, process, start=run.step, callback=callback, before_save=before_save,
+            config, process, start=run.step, losses=run.losses, callback=callback, before_save=before_save,
             save=partial(_save, run, config, settings), sample=sample and partial(sample, objective.networks),
         )  # fmt: skip
         for photo_batch, painting_batch in zip(photos.batches(run.step), paintings.batches(run.step), strict=False):
@@ -214,6 +216,7 @@ def _save(run: _Run, config: AdainTrainConfig, settings: Mapping[str, Any], loss
             "bad_files": paths_to_state(run.bad_files),
             "before": run.before,
             "step": run.step,
+            "losses": dict(losses),
         },
     )
 
@@ -225,3 +228,4 @@ def _take_state(run: _Run, state: Mapping[str, Any]) -> None:
     run.bad_files |= paths_from_state(state.get("bad_files", ()))  # older states lack both
     run.before = state.get("before")
     run.step = int(state["step"])
+    run.losses = dict(state.get("losses", {}))
