@@ -74,6 +74,7 @@ RULES = (
     Rule(r"tensorrt", skip="needs an NVIDIA card"),
     Rule(r"^ray |--cluster", skip="needs machines with Ray: tests/test_cluster.py has a cluster on one"),
     Rule(r"--virtual-camera", skip="needs a virtual camera: tests/test_virtualcam.py has a simulated one"),
+    Rule(r"^impasto styles --preview", skip="paints with every style: tests/test_styles.py"),
     Rule(r"export int8", skip="ends with exit code 3 where int8 is no gain: tests/test_quantize.py"),
     Rule(r"check .*--run", skip="paints 4K with every engine: tests/test_to_onnx.py does so with a small network"),
     Rule(r"^T=…", skip="is the token of the panel that this test has started"),
