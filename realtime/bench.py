@@ -67,6 +67,8 @@ class BenchOptions:
         for device in self.devices:
             if device not in kinds:
                 raise ValueError(f"device must be one of {', '.join(kinds)}, got {device!r}")
+        if not 0 <= self.seconds <= 3600:
+            raise ValueError(f"seconds must be 0 to 3600, got {self.seconds:g}")
         for threads in self.threads:
             if not 0 <= threads <= MAX_THREADS:
                 raise ValueError(f"threads must be 0 to {MAX_THREADS}, got {threads}")

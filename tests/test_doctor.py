@@ -198,6 +198,8 @@ def test_bench_command(
         (["--device", "cuda:1"], 2, "device must be one of cpu,"),
         (["--in-flight", "0"], 2, "in_flight must be 1 or more, got 0"),
         (["--threads", "-1"], 2, "threads must be 0 to 1024, got -1"),
+        (["--seconds", "inf"], 2, "seconds must be 0 to 3600, got inf"),
+        (["--seconds", "nan"], 2, "seconds must be 0 to 3600, got nan"),
         (["--clip", "nosuch.mp4"], 4, "nosuch.mp4"),
     ],
 )
