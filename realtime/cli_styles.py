@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -167,8 +168,8 @@ def _write_preview(artifacts: "list[Artifact]", target: Path, photo: Path | None
     picture = _demo_picture() if photo is None else _read(photo)
     cells = [_cell(picture, "the photograph")]
     cells += [
-        _cell(_paint(artifact, picture), f"{artifact.metadata.name} ({artifact.metadata.tier})")
-        for artifact in artifacts
+        _cell(painted, f"{artifact.metadata.name} ({artifact.metadata.tier})")
+        for artifact, painted in zip(artifacts, _paint_each(artifacts, picture), strict=True)
     ]
     blank = np.full_like(cells[0], 255)
     cells += [blank] * (-len(cells) % _COLUMNS)
@@ -177,16 +178,22 @@ def _write_preview(artifacts: "list[Artifact]", target: Path, photo: Path | None
     print(f"wrote {target}")
 
 
-def _paint(artifact: "Artifact", picture: "Picture") -> "Picture":
+def _paint_each(artifacts: "list[Artifact]", picture: "Picture") -> "Iterator[Picture]":
+    """The picture in every style. The first style, and the first with an int8 version, choose the engine for those
+    after them: a race for each would take longer than the pictures."""
     from contextlib import closing
     from fractions import Fraction
 
-    from .engine_choice import load_engine
+    from .engine_choice import has_int8, load_engine
     from .frame import Frame
     from .stylizer import Stylizer
 
-    with closing(load_engine(artifact)) as engine:
-        return Stylizer(engine)(Frame(picture, Fraction(0))).data
+    chosen: dict[bool, dict[str, Any]] = {}
+    for artifact in artifacts:
+        kind = has_int8(artifact)
+        with closing(load_engine(artifact, **chosen.get(kind, {}))) as engine:
+            chosen[kind] = {"library": engine.info.name, "precision": engine.info.precision}
+            yield Stylizer(engine)(Frame(picture, Fraction(0))).data
 
 
 def _cell(picture: "Picture", caption: str) -> "Picture":

@@ -20,7 +20,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -32,9 +32,11 @@ from typer.testing import CliRunner
 
 from impasto.assets import DEMO_CLIP, find_style, installed_styles
 from impasto.export.artifact import Artifact
-from impasto.realtime import cli_common
+from impasto.realtime import bench, cli_common
 from impasto.realtime.cli import app as impasto
 from impasto.realtime.cli_verify import EXIT_DIFFERENT
+
+from .conftest import exports_remembered
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted(path.relative_to(ROOT).as_posix() for place in ("*.md", "[a-z]*/*.md") for path in ROOT.glob(place))
@@ -277,6 +279,8 @@ class Workshop:
         """The command's own function, without the seconds that another interpreter takes to import torch."""
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self._folder)
+            patch.setattr(bench, "PEAK_SHAPES", ((64, 2),))
+            patch.setattr(bench, "PEAK_SECONDS", 0.01)
             for name, value in self._environment.items():
                 patch.setenv(name, value)
             done = CliRunner().invoke(impasto, words)
@@ -370,9 +374,21 @@ def workshop(
         yield Workshop(place, environment, stack)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_export() -> Iterator[None]:
+    """Three guides export the same network."""
+    if importlib.util.find_spec("torch") is None:
+        yield
+        return
+    from impasto.export import to_onnx
+
+    with exports_remembered(to_onnx):
+        yield
+
+
 @pytest.fixture(scope="session")
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of the fast tier that has learned nothing; an empty file without torch."""
+    """A small checkpoint of the fast tier that has learned nothing; an empty file without torch."""
     path = tmp_path_factory.mktemp("checkpoint") / "checkpoint.safetensors"
     if importlib.util.find_spec("torch") is None:
         path.touch()
@@ -382,6 +398,6 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from impasto.training import Checkpoint, NetworkConfig, build_network, save_checkpoint
 
     torch.manual_seed(0)
-    network = build_network(NetworkConfig.for_tier("fast"))
+    network = build_network(replace(NetworkConfig.for_tier("fast"), width=4, blocks=1))
     save_checkpoint(path, Checkpoint(network.config, network.state_dict(), {"name": "painting", "tier": "fast"}))
     return path
