@@ -28,6 +28,7 @@ from ..assets import any_painting, find_style, installed_styles, style_folders
 from ..export.arbitrary import Vector, bake
 from ..export.artifact import Artifact, StyleOrigin, load_artifact, parse_model, save_artifact
 from ..training.decoding import check_claim, decode_picture
+from ..training.whole_file import whole_file
 from .cache import cache_folder
 from .engine import Engine, one_line
 from .engine_choice import run_once
@@ -296,11 +297,9 @@ def _read_vector(path: Path) -> Vector | None:
 def _write_vector(path: Path | None, vector: Vector) -> None:
     if path is None:
         return
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with whole_file(path) as part, part.open("wb") as file:
             np.save(file, vector)
-        os.replace(part, path)
         _forget_oldest(path.parent, ".npy", _KEPT_VECTORS)
     except OSError as exc:
         logger.info("a painting is not kept: %s", exc)
