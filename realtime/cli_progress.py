@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..training.decoding import WRITABLE
 from ..training.whole_file import whole_file
 from . import pipeline
 from .engine import EngineInfo
@@ -134,8 +135,8 @@ def write_still(frame: Frame, path: Path) -> None:
     """A frame as a picture file, replaced in one step so that a viewer never sees half of it."""
     import cv2
 
-    if path.suffix.lower() not in (".jpg", ".jpeg", ".png", ".webp"):
-        raise SinkError(f"preview must end in .jpg, .png or .webp, or be {PREVIEW_WINDOW!r}, got {path.name}")
+    if path.suffix.lower() not in WRITABLE:
+        raise SinkError(f"preview must end in one of {', '.join(WRITABLE)} or be {PREVIEW_WINDOW!r}, got {path.name}")
     _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(frame.data, cv2.COLOR_RGB2BGR))
     try:
         with whole_file(path) as part:

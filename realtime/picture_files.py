@@ -10,15 +10,13 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from ..training.decoding import check_claim, upright
+from ..training.decoding import READABLE, WRITABLE, check_claim, upright
 from ..training.whole_file import whole_file
 from .errors import SinkError, SourceError
 from .frame import Frame, Picture
 from .look import FilmStylizer
 from .size import parse_size
 
-READABLE = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".avif"})
-WRITABLE = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 JPEG_QUALITY = 95
 """Below this, 8x8 blocks show in the flat parts of a painting."""
 MAX_PIXELS = 2**28

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from .data import Picture
+from .decoding import WRITABLE
 from .errors import TrainingError
 from .whole_file import whole_file
 
@@ -52,8 +53,8 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         TrainingError: the file exists, or its folder does not.
         ValueError: its ending is not that of a picture.
     """
-    if path.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}:
-        raise ValueError(f"a picture's name must end in .png, .jpg, .webp or .tif, got {path}")
+    if path.suffix.lower() not in WRITABLE:
+        raise ValueError(f"a picture's name must end in one of {', '.join(WRITABLE)}, got {path}")
     if path.exists() and not overwrite:
         raise TrainingError(f"{path} must not exist yet; pass --overwrite to replace it")
     if not path.parent.is_dir():
