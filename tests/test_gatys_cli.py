@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from impasto.realtime.cli import app as impasto
-from impasto.realtime.keyframes import FlowChain, open_film
+from impasto.realtime.gatys_film import FlowChain, open_film
 from impasto.training.data import read_picture
 from impasto.training.errors import TrainingError
 from impasto.training.gatys_config import GatysConfig
