@@ -29,8 +29,8 @@ _STRIDE_OF_ENCODERS = 16
 
 
 @dataclass(frozen=True)
-class AnyPainting:
-    """The two artifacts that paint like any painting."""
+class ArtifactPair:
+    """What paints like any painting, as two artifacts."""
 
     stylizer: Artifact
     encoder: Artifact
@@ -66,7 +66,7 @@ def export_any(
     half_weights: bool = True,
     overwrite: bool = False,
     on_progress: Progress = lambda line: None,
-) -> AnyPainting:
+) -> ArtifactPair:
     """Freeze what `impasto train-adain` wrote.
 
     The stylizer is proven with each photograph painted like the next one: the style is folded into the graph as it is
@@ -95,7 +95,7 @@ def export_any(
     encoder = build_encoder(networks, half_weights=half_weights)
     parity = _prove(stylizer, metadata, networks, photographs, candidates, on_progress=on_progress)
     encoder_metadata = replace(metadata, kind="style-encoder", stride=_STRIDE_OF_ENCODERS)
-    return AnyPainting(
+    return ArtifactPair(
         save_artifact(stylizer, replace(metadata, parity=parity), path, overwrite=overwrite),
         save_artifact(encoder, encoder_metadata, encoder_path(path), overwrite=overwrite),
     )

@@ -11,7 +11,6 @@ an artifact.
 
 import hashlib
 import json
-import secrets
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..training.checks import check_name
+from ..training.whole_file import whole_file
 from .artifact_check import MAX_BYTES, Kind, check_model
 from .errors import ArtifactError
 
@@ -161,20 +161,14 @@ def save_artifact(
         raise ArtifactError(f"{path} must not exist yet: choose another name or pass --overwrite")
     texts = {name: _visible(" ".join(text.split()))[:MAX_TEXT] for name, text in asdict(metadata.style).items()}
     data = seal(model, replace(metadata, style=StyleOrigin(**texts)))
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        file = temporary.open("xb")  # readable for those whom the umask lets read: tempfile's are the owner's alone
-    except OSError as exc:
-        raise ArtifactError(f"{path.parent} must be a folder that can be written to: {exc.strerror}") from exc
-    try:
-        with file:
-            file.write(data)
-        checked = load_artifact(temporary)
-        temporary.replace(path)
+        if not path.parent.is_dir():
+            raise ArtifactError(f"{path.parent} must be a folder that exists")
+        with whole_file(path) as part:
+            part.write_bytes(data)
+            checked = load_artifact(part)
     except OSError as exc:
         raise ArtifactError(f"{path} must be writable: {exc.strerror}") from exc
-    finally:
-        temporary.unlink(missing_ok=True)
     return replace(checked, path=path)
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from .artifact import Artifact, Precision, load_artifact
+from .sides import parse_sides
 
 if TYPE_CHECKING:
     from .artifact import Parity
@@ -154,7 +155,9 @@ def tensorrt(
     if precision not in ("fp16", "fp32"):
         raise ValueError(f"--precision must be fp16 or fp32, got {precision!r}")
     chosen: Precision = "fp16" if precision == "fp16" else "fp32"
-    shapes = ShapeRange(_size(smallest), _size(best), _size(largest), max_batch)
+    shapes = ShapeRange(
+        parse_sides(smallest, "--smallest"), parse_sides(best, "--best"), parse_sides(largest, "--largest"), max_batch
+    )
     if output is None and shapes != ShapeRange():
         raise ValueError("-o must be given with sizes of your own: --device tensorrt looks for the default ones")
     host: Host = context.obj
@@ -207,14 +210,6 @@ def _split(photographs: "list[Picture]") -> "tuple[list[Picture], list[Picture]]
     step = max(2, len(photographs) // NUM_PHOTOGRAPHS)
     checked = range(0, len(photographs), step)[:NUM_PHOTOGRAPHS]
     return [picture for n, picture in enumerate(photographs) if n not in checked], [photographs[n] for n in checked]
-
-
-def _size(text: str) -> tuple[int, int]:
-    """(height, width) of "1280x720"."""
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise ValueError(f"a size must be WIDTHxHEIGHT, got {text!r}")
-    return int(height), int(width)
 
 
 def _parity_line(parity: "Parity") -> str:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..training.decoding import READABLE
 from .errors import ArtifactError
 from .parity import Picture
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 MAX_PIXELS = 2**20
 """Larger photographs are scaled down: a network in fp32 takes a gigabyte for each megapixel."""
 
@@ -22,9 +22,9 @@ def load_photographs(folder: Path, *, count: int) -> list[Picture]:
     damaged ones."""
     if not folder.is_dir():
         raise ArtifactError(f"--photos must be a folder of photographs, got {folder}")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in READABLE and path.is_file())
     if not paths:
-        raise ArtifactError(f"--photos must be a folder with {', '.join(sorted(SUFFIXES))} files, got {folder}")
+        raise ArtifactError(f"--photos must be a folder with {', '.join(sorted(READABLE))} files, got {folder}")
     evenly = paths[:: max(1, len(paths) // count)][:count]
     others = (path for path in paths if path not in evenly)
     read = map(_read_picture, chain(evenly, others))

@@ -6,12 +6,12 @@ TensorRT's own choice of precision has overflowed before.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..training.whole_file import whole_file
 from .artifact import ENGINE_MAGIC, Artifact, Metadata, Precision, metadata_from_json
 from .errors import ArtifactError
 from .half import casts_at_the_border, to_half
@@ -145,14 +145,11 @@ def build_engine(
         raise ArtifactError("TensorRT must be installed: pip install 'impasto[tensorrt]'") from exc
     graph = casts_at_the_border(to_half(graph) if precision == "fp16" else graph)
     plan = _build(tensorrt, graph, precision, shapes, on_progress, cancelled)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(EngineFile(machine, precision, shapes, metadata, plan).serialize())
-        partial.replace(path)
+        with whole_file(path) as part:
+            part.write_bytes(EngineFile(machine, precision, shapes, metadata, plan).serialize())
     except OSError as exc:
         raise ArtifactError(f"{path} must be writable: {exc.strerror}") from exc
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def export_tensorrt(

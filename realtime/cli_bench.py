@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..export.sides import parse_sides
 from .cli_common import Command, warnings_on_stderr
 from .cli_plot import check_plot, write_plot
 
@@ -54,7 +55,7 @@ def bench(
     if peer:
         check_peer()
     options = BenchOptions(
-        sizes=[_size(text) for text in size],
+        sizes=[NAMED_SIZES.get(text) or parse_sides(text, "--size", *NAMED_SIZES) for text in size],
         devices=[kind for kind in device or () if kind != "auto"],
         precisions=[p for text in precision or () if (p := parse_precision(text)) != "auto"],
         threads=threads,
@@ -129,15 +130,6 @@ def _measure(
                 if not quiet:
                     err.print(f"{_peer_place(one)}: {one.median_ms:.1f} ms", soft_wrap=True)
     return results, whole, peers
-
-
-def _size(text: str) -> tuple[int, int]:
-    if text in NAMED_SIZES:
-        return NAMED_SIZES[text]
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise ValueError(f"--size must be one of {', '.join(NAMED_SIZES)} or WIDTHxHEIGHT, got {text!r}")
-    return int(height), int(width)
 
 
 def _paths(styles: list[str] | None) -> list[Path]:

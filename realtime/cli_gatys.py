@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _open_film(path: Path) -> "Iterator[Film]":
-    from .keyframes import open_film
+    from .gatys_film import open_film
 
     with open_film(path) as film:
         yield film

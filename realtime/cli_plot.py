@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..training.whole_file import whole_file
 from .errors import SinkError
 
 
@@ -34,10 +35,8 @@ def write_plot(figure: Any, target: Path) -> None:
     Raises:
         SinkError: it cannot be written, or not as such a file.
     """
-    part = target.with_name(f".{target.name}.part")
     try:
-        figure.savefig(part, format=target.suffix.lstrip(".") or "png", dpi=120)
-        part.replace(target)
+        with whole_file(target) as part:
+            figure.savefig(part, format=target.suffix.lstrip(".") or "png", dpi=120)
     except (OSError, ValueError) as exc:
-        part.unlink(missing_ok=True)
         raise SinkError(f"cannot write {target}: {exc}") from exc

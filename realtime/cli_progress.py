@@ -10,6 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..training.decoding import WRITABLE
+from ..training.whole_file import whole_file
 from . import pipeline
 from .engine import EngineInfo
 from .errors import SinkError
@@ -133,13 +135,12 @@ def write_still(frame: Frame, path: Path) -> None:
     """A frame as a picture file, replaced in one step so that a viewer never sees half of it."""
     import cv2
 
-    if path.suffix.lower() not in (".jpg", ".jpeg", ".png", ".webp"):
-        raise SinkError(f"preview must end in .jpg, .png or .webp, or be {PREVIEW_WINDOW!r}, got {path.name}")
+    if path.suffix.lower() not in WRITABLE:
+        raise SinkError(f"preview must end in one of {', '.join(WRITABLE)} or be {PREVIEW_WINDOW!r}, got {path.name}")
     _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(frame.data, cv2.COLOR_RGB2BGR))
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_bytes(encoded.tobytes())
-        os.replace(part, path)
+        with whole_file(path) as part:
+            part.write_bytes(encoded.tobytes())
     except OSError as exc:
         raise SinkError(f"preview cannot be written to {path}: {exc.strerror}") from exc
 

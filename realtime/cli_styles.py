@@ -1,7 +1,6 @@
 """`impasto styles`: what is installed; add, remove and preview styles."""
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..assets import DEMO_CLIP, Tier, installed_styles, user_styles
+from ..training.whole_file import whole_file
 from .errors import ArtifactError, SinkError, SourceError
 
 if TYPE_CHECKING:
@@ -85,13 +85,11 @@ def add(
         raise ArtifactError(
             f"style {metadata.name} ({metadata.tier}) must not exist yet, got {target}; pass --overwrite"
         )
-    part = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(artifact, part)
-        os.replace(part, target)
+        with whole_file(target) as part:
+            shutil.copyfile(artifact, part)
     except OSError as exc:
-        part.unlink(missing_ok=True)
         raise SinkError(f"cannot write {target}: {exc.strerror or exc}") from exc
     print(f"added {metadata.name} ({metadata.tier}): {target}")
 

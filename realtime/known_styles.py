@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..export.adain_to_onnx import encoder_path
+from ..training.whole_file import whole_file
 from .paintings import AnyPainting, StyleBook, known_vectors_path
 
 
@@ -20,10 +21,8 @@ def write_known_styles(stylizer: Path, paintings: Mapping[str, Path]) -> Path:
     book = StyleBook(AnyPainting.of(stylizer, encoder_path(stylizer)))
     arrays = {name: book.vector(str(path)).astype(np.float16) for name, path in paintings.items()}
     path = known_vectors_path(stylizer)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
+    with whole_file(path) as part, part.open("wb") as file:
         np.savez_compressed(file, encoder=np.array(book.networks.encoder.sha256), **arrays)  # type: ignore[arg-type]
-    part.replace(path)
     return path
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..export.sides import parse_sides
 from .size import MAX_SIDE, MIN_SIDE
 
 DEFAULT_PORT = 8420
@@ -58,12 +59,10 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if match := re.fullmatch(r"(\d{2,4})p", text):
         height = int(match[1])
         size = height, round(height * 16 / 9 / 2) * 2
-    elif match := re.fullmatch(r"(\d{2,5})x(\d{2,5})", text):
-        size = int(match[2]), int(match[1])
     else:
-        raise ValueError(f"size must be like 720p or 1280x720, got {text!r}")
+        size = parse_sides(text, "--size", "720p")
     if not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
-        raise ValueError(f"size must give sides of {MIN_SIDE} to {MAX_SIDE} pixels, got {text!r}")
+        raise ValueError(f"--size must give sides of {MIN_SIDE} to {MAX_SIDE} pixels, got {text!r}")
     return size
 
 

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ..training.whole_file import whole_file
+
 Tier = Literal["fast", "quality"]
 
 PRESET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,47}")
@@ -80,9 +82,8 @@ def save_preset(name: str, settings: LiveSettings, *, overwrite: bool = False) -
     path.parent.mkdir(parents=True, exist_ok=True)
     # A JSON string, number or boolean is the same thing in TOML.
     text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in asdict(settings).items())
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
     return path
 
 

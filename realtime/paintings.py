@@ -27,7 +27,8 @@ import numpy as np
 from ..assets import any_painting, find_style, installed_styles, style_folders
 from ..export.arbitrary import Vector, bake
 from ..export.artifact import Artifact, StyleOrigin, load_artifact, parse_model, save_artifact
-from ..training.decoding import check_claim, decode_picture
+from ..training.decoding import READABLE, check_claim, decode_picture
+from ..training.whole_file import whole_file
 from .cache import cache_folder
 from .engine import Engine, one_line
 from .engine_choice import run_once
@@ -37,7 +38,6 @@ from .look import Cue, Look, parse_blend
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".avif"})
 MAX_FILE_BYTES = 128 * 2**20
 MAX_PIXELS = 2**27
 """134 megapixels: the largest scans of museums for print, 400 MB while they are read."""
@@ -84,7 +84,7 @@ class AnyPainting:
 
 def is_painting(style: str) -> bool:
     """Whether a style is named by a picture's path."""
-    return Path(style).suffix.lower() in SUFFIXES and style not in installed_styles()
+    return Path(style).suffix.lower() in READABLE and style not in installed_styles()
 
 
 def read_painting(data: bytes, *, where: str, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -296,11 +296,9 @@ def _read_vector(path: Path) -> Vector | None:
 def _write_vector(path: Path | None, vector: Vector) -> None:
     if path is None:
         return
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with whole_file(path) as part, part.open("wb") as file:
             np.save(file, vector)
-        os.replace(part, path)
         _forget_oldest(path.parent, ".npy", _KEPT_VECTORS)
     except OSError as exc:
         logger.info("a painting is not kept: %s", exc)

@@ -12,7 +12,6 @@ Threats, and what meets each:
 
 import hmac
 import logging
-import os
 import re
 import secrets
 import socket
@@ -20,6 +19,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from ..training.whole_file import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -149,13 +150,11 @@ def kept_token(path: Path) -> str:
     except (OSError, UnicodeDecodeError):
         pass  # made anew below
     token = new_token()
-    temporary = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-            file.write(token + "\n")
-        temporary.replace(path)
+        with whole_file(path) as part:
+            part.touch(0o600, exist_ok=False)
+            part.write_text(token + "\n", encoding="ascii")
     except OSError as exc:
         logger.warning("%s cannot be written (%s): the next run has another address for OBS", path, exc.strerror)
     return token

@@ -1,9 +1,7 @@
 """Pictures on disk: read upright, painted by the same styles as videos, written beside the original."""
 
 import os
-import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,14 +10,13 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from ..training.decoding import check_claim, upright
+from ..training.decoding import READABLE, WRITABLE, check_claim, upright
+from ..training.whole_file import whole_file
 from .errors import SinkError, SourceError
 from .frame import Frame, Picture
 from .look import FilmStylizer
 from .size import parse_size
 
-READABLE = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".avif"})
-WRITABLE = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 JPEG_QUALITY = 95
 """Below this, 8x8 blocks show in the flat parts of a painting."""
 MAX_PIXELS = 2**28
@@ -125,14 +122,11 @@ def write_picture(picture: StillPicture, path: Path, *, overwrite: bool = False)
         raise SinkError(f"{path} cannot be written: {exc.err}") from exc
     if not is_encoded:
         raise SinkError(f"{path} cannot be written: {path.suffix} does not take this picture")
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(encoded.tobytes())
-        os.replace(part, path)
+        with whole_file(path) as part:
+            part.write_bytes(encoded.tobytes())
     except OSError as exc:
-        with suppress(OSError):  # where a file stands in the folder's place, or the name is too long
-            part.unlink(missing_ok=True)
         raise SinkError(f"{path} cannot be written: {exc.strerror}") from exc
 
 

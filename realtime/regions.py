@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..training.decoding import READABLE
 from .errors import SourceError
 from .frame import Picture
-from .paintings import SUFFIXES
 
-_REGION = re.compile(rf"(?P<mask>.+?(?:{'|'.join(map(re.escape, sorted(SUFFIXES)))})):(?P<style>.+)", re.IGNORECASE)
+_REGION = re.compile(rf"(?P<mask>.+?(?:{'|'.join(map(re.escape, sorted(READABLE)))})):(?P<style>.+)", re.IGNORECASE)
 _SOFT = 1 / 300
 """Standard deviation of a region's border over the picture's long side: no seam, and no halo."""
 

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="exporting needs impasto[train]")
 
 from impasto.export import adain_to_onnx  # noqa: E402
 from impasto.export.adain_to_onnx import (  # noqa: E402
-    AnyPainting,
+    ArtifactPair,
     build_stylizer,
     encoder_path,
     export_any,
@@ -68,13 +68,13 @@ def checkpoint(networks: CompactNetworks | ReferenceNetworks, tmp_path_factory: 
 
 
 @pytest.fixture(scope="module")
-def pair(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> AnyPainting:
+def pair(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> ArtifactPair:
     path = tmp_path_factory.mktemp("export") / "mine.stylizer.onnx"
     candidates = [candidate for candidate in proof_candidates() if candidate.precision == "fp32"][:1]
     return export_any(checkpoint, path, photographs=[drawn(0), drawn(1)], candidates=candidates)
 
 
-def test_both_artifacts_are_written_and_know_each_other(pair: AnyPainting) -> None:
+def test_both_artifacts_are_written_and_know_each_other(pair: ArtifactPair) -> None:
     assert pair.encoder.path == encoder_path(pair.stylizer.path)
     assert pair.encoder.path.name == "mine.style-encoder.onnx"
     assert [a.metadata.kind for a in (pair.stylizer, pair.encoder)] == ["arbitrary", "style-encoder"]
@@ -84,7 +84,7 @@ def test_both_artifacts_are_written_and_know_each_other(pair: AnyPainting) -> No
 
 
 @torch.inference_mode()
-def test_engines_say_what_pytorch_says(pair: AnyPainting, networks: CompactNetworks | ReferenceNetworks) -> None:
+def test_engines_say_what_pytorch_says(pair: ArtifactPair, networks: CompactNetworks | ReferenceNetworks) -> None:
     photo, painting = drawn(2), drawn(3)
     vector = run_once(pair.encoder, {"frame": painting[np.newaxis]})["style"]
     wanted = networks.encoder(torch.from_numpy(painting.copy()).permute(2, 0, 1)[None].float())
@@ -99,7 +99,7 @@ def test_engines_say_what_pytorch_says(pair: AnyPainting, networks: CompactNetwo
     engine.close()
 
 
-def test_a_folded_graph_is_one_of_a_single_style(pair: AnyPainting) -> None:
+def test_a_folded_graph_is_one_of_a_single_style(pair: ArtifactPair) -> None:
     model = parse_model(pair.stylizer)
     folded = bake(model, np.full(style_size(model), 0.1, np.float32))
     assert [value.name for value in folded.graph.input] == ["frame"]
@@ -116,7 +116,7 @@ def test_a_folded_graph_can_hold_its_statistics(networks: CompactNetworks | Refe
     assert not [node for node in held.graph.node if node.op_type == "InstanceNormalization"]
 
 
-def test_what_cannot_be_exported(checkpoint: Path, pair: AnyPainting, tmp_path: Path) -> None:
+def test_what_cannot_be_exported(checkpoint: Path, pair: ArtifactPair, tmp_path: Path) -> None:
     photographs = [drawn(0), drawn(1)]
     with pytest.raises(ArtifactError, match="must not exist yet"):
         export_any(checkpoint, pair.stylizer.path, photographs=photographs, candidates=[])

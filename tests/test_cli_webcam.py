@@ -64,7 +64,7 @@ def run(environment: dict[str, str], *arguments: str, timeout: float = 90) -> su
     ("arguments", "code", "words"),
     [
         (["--latency-budget", "0ms"], 2, "latency budget must be like 80ms"),
-        (["--size", "00x10"], 2, "size must give sides of 16 to 16384 pixels"),
+        (["--size", "00x10"], 2, "--size must be WIDTHxHEIGHT or 720p, got '00x10'"),
         (["test", "--strength", "3"], 2, "strength must be between 0 and 1"),
         (["test", "--style", "nope"], 3, "style must be one of"),
         (["test", "--style", "small", "--tier", "quality"], 3, "tier of small must be one of fast"),
@@ -257,7 +257,7 @@ def test_help_says_the_settings_defaults() -> None:
 def test_sizes_and_budgets() -> None:
     assert parse_size("720p") == (720, 1280)
     assert parse_size("640x360") == (360, 640)
-    for text in ("00x10", "00p", "640x15", "99999x720"):
+    for text in ("1x10", "00p", "640x15", "99999x720"):
         with pytest.raises(ValueError, match="size must give sides of 16 to 16384 pixels"):
             parse_size(text)
     assert (parse_budget("80ms"), parse_budget("0.1s"), parse_budget("50"), parse_budget("off")) == (80, 100, 50, None)

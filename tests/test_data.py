@@ -8,6 +8,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
+from impasto.export.pictures import load_photographs  # noqa: E402
+from impasto.realtime import picture_files  # noqa: E402
+from impasto.realtime.paintings import is_painting  # noqa: E402
 from impasto.training.cli_common import some_pictures  # noqa: E402
 from impasto.training.data import (  # noqa: E402
     PhotoCrops,
@@ -18,6 +21,7 @@ from impasto.training.data import (  # noqa: E402
     to_picture,
     to_tensor,
 )
+from impasto.training.decoding import READABLE  # noqa: E402
 from impasto.training.errors import TrainingError  # noqa: E402
 
 from .conftest import with_exif  # noqa: E402
@@ -120,6 +124,18 @@ def test_pictures_are_found_below_the_folder(photos: Path) -> None:
     (photos / "sub" / ".DS_Store").write_bytes(b"")
     assert len(find_pictures(photos)) == 7
     assert count_other_files(photos) == 1
+
+
+@pytest.mark.parametrize("suffix", sorted(READABLE))
+def test_every_command_finds_and_reads_the_same_kinds_of_pictures(tmp_path: Path, suffix: str) -> None:
+    if not cv2.haveImageWriter(f"x{suffix}"):
+        pytest.skip(f"this OpenCV has no {suffix}")
+    path = write(tmp_path / f"a{suffix.upper()}", two_colours())
+    assert find_pictures(tmp_path) == [path]
+    assert read_picture(path).shape == two_colours().shape
+    assert len(load_photographs(tmp_path, count=1)) == 1
+    assert picture_files.find_pictures([tmp_path]) == [(path, Path(path.name))]
+    assert is_painting(str(path))
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def test_bench_command(
     ("words", "code", "text"),
     [
         (["nobody"], 3, "nobody"),
-        (["--size", "huge"], 2, "--size must be"),
+        (["--size", "huge"], 2, "--size must be WIDTHxHEIGHT, tiny, 360p or 720p, got 'huge'"),
         (["--size", "0x5"], 2, "--size must be"),
         (["--precision", "fp8"], 2, "precision must be"),
         (["/nowhere/style.onnx"], 3, "/nowhere/style.onnx"),

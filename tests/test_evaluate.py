@@ -309,7 +309,7 @@ def test_the_command_prints_json_alone(folder, tiny_loss_weights):
     ("change", "code", "text"),
     [
         (["--evaluations", "a,b"], 2, "--evaluations must be numbers"),
-        (["--sheet", "sheet.txt"], 2, "must end in .png"),
+        (["--sheet", "sheet.txt"], 2, "must end in one of .jpg"),
         (["--gatys-device", "warp"], 3, "device must be one that torch can use here"),
         (["--loss-weights", "none.pth"], 3, "not found: none.pth"),
     ],

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from impasto.realtime.cli import app as impasto
-from impasto.realtime.keyframes import FlowChain, open_film
+from impasto.realtime.gatys_film import FlowChain, open_film
 from impasto.training.data import read_picture
 from impasto.training.errors import TrainingError
 from impasto.training.gatys_config import GatysConfig
@@ -81,7 +81,7 @@ def test_intermediate_pictures_and_several_paintings_and_masks(run, folder):
     ("arguments", "code", "text"),
     [
         (["none.png", "a.png", "-o", "o.png"], 3, "cannot read picture none.png"),
-        (["photo.png", "a.png", "-o", "o.txt"], 2, "must end in .png"),
+        (["photo.png", "a.png", "-o", "o.txt"], 2, "must end in one of .jpg"),
         (["photo.png", "a.png", "-o", "none/o.png"], 3, "none must be a folder"),
         (["photo.png", "a.png", "-o", "photo.png", "--overwrite"], 3, "photo.png must not be one of the pictures"),
         (["photo.png", "a.png", "-o", "a.png", "--overwrite"], 3, "a.png must not be one of the pictures"),

@@ -216,6 +216,13 @@ APP = export_app(
 )
 
 
+@pytest.mark.parametrize("option", ["--smallest", "--best", "--largest"])
+@pytest.mark.parametrize("text", ["720p", "0x720", "1280x", "1280 x 720"])
+def test_a_size_that_is_none_is_refused_by_its_options_name(option: str, text: str) -> None:
+    refused = CliRunner().invoke(APP, ["tensorrt", "mosaic.onnx", option, text])
+    assert str(refused.exception) == f"{option} must be WIDTHxHEIGHT, got {text!r}"
+
+
 def test_photographs_are_found_below_the_folder_scaled_down_and_damaged_ones_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -200,7 +200,7 @@ def test_the_steps_of_a_long_run_stay_whole_numbers(tmp_path: Path) -> None:
 
 
 def test_a_report_that_cannot_be_written_is_one_error_and_leaves_nothing(tmp_path: Path) -> None:
-    def savefig(path: Path, dpi: int) -> None:
+    def savefig(path: Path, *, format: str, dpi: int) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 

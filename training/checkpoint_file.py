@@ -1,7 +1,6 @@
 """Weights with a header that says what they are, as safetensors, which cannot carry code."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import TrainingError
+from .whole_file import whole_file
 
 FORMAT_VERSION = 1
 
@@ -25,15 +25,13 @@ def write_checkpoint(path: Path, key: str, header: Header, weights: Mapping[str,
         key: under which the header stands; one for each kind, so that none is taken for another.
     """
     text = json.dumps({"format_version": FORMAT_VERSION, **header})
-    part = path.with_name(f".{path.name}.part")
     # Cloned: safetensors refuses tensors that share memory.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, metadata={key: text})
-        os.replace(part, path)
+        with whole_file(path) as part:
+            save_file(tensors, part, metadata={key: text})
     except (OSError, SafetensorError) as exc:
-        part.unlink(missing_ok=True)
         raise TrainingError(f"cannot write checkpoint {path}: {exc}") from exc
 
 

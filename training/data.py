@@ -13,13 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .decoding import READABLE, decode_picture
 from .decoding import Picture as Picture
-from .decoding import decode_picture
 from .errors import TrainingError
 
 log = logging.getLogger(__name__)
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 _MAX_PIXELS = 178_956_970  # the bound at which Pillow speaks of a decompression bomb
 _PREFETCH = 4  # batches decoded ahead; decoding a batch is ten times faster than a step
 
@@ -78,9 +77,9 @@ def find_pictures(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise TrainingError(f"folder of photographs not found: {folder}")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in READABLE and path.is_file())
     if not paths:
-        raise TrainingError(f"no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}) in {folder}")
+        raise TrainingError(f"no pictures ({', '.join(sorted(READABLE))}) in {folder}")
     return paths
 
 
@@ -88,8 +87,7 @@ def count_other_files(folder: Path) -> int:
     """Files below the folder that `find_pictures` leaves out, but for hidden ones, which systems put there unasked."""
     files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sum(
-        path.suffix.lower() not in PICTURE_SUFFIXES and not any(part.startswith(".") for part in path.parts)
-        for path in files
+        path.suffix.lower() not in READABLE and not any(part.startswith(".") for part in path.parts) for path in files
     )
 
 

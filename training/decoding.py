@@ -8,6 +8,10 @@ import numpy.typing as npt
 
 Picture = npt.NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
+READABLE = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".avif"})
+"""What a picture's name ends in, where it must be told from other files by its name; in small letters."""
+WRITABLE = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+"""What the name of a picture to write may end in."""
 EXIF_ORIENTATION = 0x0112
 """Tag of the number that says how a picture is to be turned."""
 

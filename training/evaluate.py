@@ -24,7 +24,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from .data import PICTURE_SUFFIXES, Picture, find_pictures, read_picture, resize_short_side, to_picture, to_tensor
+from .data import Picture, find_pictures, read_picture, resize_short_side, to_picture, to_tensor
+from .decoding import READABLE
 from .errors import TrainingError
 from .gatys_config import Statistics
 from .gatys_objective import Objective, StyleTerm, content_terms, style_terms
@@ -315,7 +316,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    return [path for path in _entries(folder) if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()]
+    return [path for path in _entries(folder) if path.suffix.lower() in READABLE and path.is_file()]
 
 
 def _folders_in(folder: Path) -> Iterable[Path]:

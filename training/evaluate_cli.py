@@ -120,22 +120,32 @@ def evaluate(
                 opened.append((text, style))
         network = load_loss_network(loss_network, weights=loss_weights).to(where)
         judge = _Judge(held_out, network, counts, gatys_start, quiet=quiet, should_stop=stop.is_set)
-        if any(style.like for _, style in opened):
-            if paintings is None:
-                raise ValueError("--paintings must be a folder of paintings for networks that paint like any, got none")
-            report = judge.any_painting(opened, _read_photos(paintings, num_paintings))
-            is_empty = report is None
-            if report is not None:
-                show_any(report, wanted)
-        else:
-            reports = judge.styles(_subjects(opened, paintings))
-            is_empty = not reports
-            if reports:
-                show_reports(reports, wanted)
+        shown = _judge_and_show(judge, opened, paintings, num_paintings, wanted)
     if stop.is_set():
-        what = "there are no figures yet" if is_empty else "the figures are of the photographs done so far"
+        what = "the figures are of the photographs done so far" if shown else "there are no figures yet"
         print(f"stopped; {what}", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _judge_and_show(
+    judge: "_Judge",
+    opened: Sequence[tuple[str, OpenedStyle]],
+    paintings: Path | None,
+    num_paintings: int | None,
+    wanted: Wanted,
+) -> bool:
+    """Whether there were figures to show: one who stops at once has none."""
+    if any(style.like for _, style in opened):
+        if paintings is None:
+            raise ValueError("--paintings must be a folder of paintings for networks that paint like any, got none")
+        report = judge.any_painting(opened, _read_photos(paintings, num_paintings))
+        if report is not None:
+            show_any(report, wanted)
+        return report is not None
+    reports = judge.styles(_subjects(opened, paintings))
+    if reports:
+        show_reports(reports, wanted)
+    return bool(reports)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import TrainingError
+from .whole_file import whole_file
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,12 +62,10 @@ def show_any(report: "AnyReport", wanted: Wanted) -> None:
 def _write(wanted: Wanted, values: Any, rows: "Sequence[Sequence[tuple[str, Picture | None]]]") -> None:
     figures = json.dumps(values, indent=2)
     if wanted.figures:
-        part = wanted.figures.with_name(f".{wanted.figures.name}.part")
         try:
-            part.write_text(figures + "\n", encoding="utf-8")
-            part.replace(wanted.figures)
+            with whole_file(wanted.figures) as part:
+                part.write_text(figures + "\n", encoding="utf-8")
         except OSError as exc:
-            part.unlink(missing_ok=True)
             raise TrainingError(f"cannot write {wanted.figures}: {exc.strerror or exc}") from exc
     if wanted.sheet:
         from .sheets import contact_sheet, write_picture

@@ -11,6 +11,7 @@ from .errors import TrainingError
 from .gatys import Iterate, Painting, StyleImage, check_memory, paint, scale_sizes
 from .gatys_config import STYLE_WEIGHTS, GatysConfig, parse_layers
 from .loss_network import LossNetwork
+from .whole_file import whole_file
 
 
 def _layer_set(text: str) -> dict[str, float]:
@@ -160,14 +161,12 @@ def _draw(grid: Sequence[Sequence[tuple[str, GatysConfig, Painting] | None]], ou
         curves.grid(alpha=0.3)
         if any(cells):
             curves.legend(fontsize=6)
-    part = output.with_name(f".{output.stem}.part{output.suffix}")
     try:
-        figure.savefig(part, dpi=130, bbox_inches="tight")  # titles of three lines overflow the layout
-        part.replace(output)
+        with whole_file(output) as part:
+            kind = output.suffix.lstrip(".")
+            figure.savefig(part, format=kind, dpi=130, bbox_inches="tight")  # titles of three lines overflow the layout
     except OSError as exc:
-        raise TrainingError(f"cannot write {output}: {exc}") from exc
-    finally:
-        part.unlink(missing_ok=True)
+        raise TrainingError(f"cannot write {output}: {exc.strerror or exc}") from exc
 
 
 def _caption(config: GatysConfig, painted: Painting) -> str:

@@ -24,6 +24,7 @@ from .gatys_masks import SOFTNESS
 from .keyframes import INDEX, Keyframe
 from .loss_network import LossNetwork
 from .sheets import write_picture
+from .whole_file import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -154,9 +155,8 @@ def _write(folder: Path, frame: FilmFrame, painted: Picture) -> Keyframe:
 
 def _write_index(folder: Path, film: str, config: GatysConfig, done: Sequence[Keyframe]) -> None:
     index = {"film": film, "size": config.size, "keyframes": [keyframe.to_json() for keyframe in done]}
-    part = folder / f".{INDEX}.part"
     try:
-        part.write_text(json.dumps(index, indent=2) + "\n")
-        part.replace(folder / INDEX)
+        with whole_file(folder / INDEX) as part:
+            part.write_text(json.dumps(index, indent=2) + "\n")
     except OSError as exc:
         raise TrainingError(f"cannot write {folder / INDEX}: {exc.strerror or exc}") from exc

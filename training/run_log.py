@@ -2,12 +2,12 @@
 
 import csv
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import TrainingError
 from .loop import Progress
+from .whole_file import whole_file
 
 LOG_EVERY = 10
 """Steps between two rows."""
@@ -49,10 +49,9 @@ class RunLog:
         Raises:
             TrainingError: it cannot be written.
         """
-        part = self._path.with_name(f".{self._path.name}.part")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("w", newline="") as file:
+            with whole_file(self._path) as part, part.open("w", newline="") as file:
                 columns = ("step", *self._curves, "style_weight", "pictures_per_second")
                 writer = csv.DictWriter(file, columns, restval="")
                 writer.writeheader()
@@ -60,11 +59,8 @@ class RunLog:
                     {name: f"{value:.0f}" if name == "step" else f"{value:.6g}" for name, value in row.items()}
                     for row in self.rows
                 )
-            part.replace(self._path)
         except OSError as exc:
-            with suppress(OSError):
-                part.unlink()
-            raise TrainingError(f"cannot write {self._path}: {exc}") from exc
+            raise TrainingError(f"cannot write {self._path}: {exc.strerror or exc}") from exc
 
     def draw(self, axes: Any) -> None:
         """The curves, on axes of matplotlib."""
@@ -84,14 +80,11 @@ def write_figure(figure: Any, path: Path, *, dpi: int) -> None:
     Raises:
         TrainingError: it cannot be written.
     """
-    part = path.with_name(f".{path.stem}.part.png")
     try:
-        figure.savefig(part, dpi=dpi)
-        part.replace(path)
+        with whole_file(path) as part:
+            figure.savefig(part, format="png", dpi=dpi)
     except OSError as exc:
-        with suppress(OSError):
-            part.unlink()
-        raise TrainingError(f"cannot write {path}: {exc}") from exc
+        raise TrainingError(f"cannot write {path}: {exc.strerror or exc}") from exc
 
 
 def _read(path: Path) -> list[dict[str, float]]:

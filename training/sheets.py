@@ -1,6 +1,5 @@
 """Labelled grids of pictures: contact sheets of an evaluation, sweeps of a setting."""
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -8,7 +7,9 @@ import cv2
 import numpy as np
 
 from .data import Picture
+from .decoding import WRITABLE
 from .errors import TrainingError
+from .whole_file import whole_file
 
 _CAPTION = 24  # pixels, height of a line of text
 _GAP = 4
@@ -52,8 +53,8 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         TrainingError: the file exists, or its folder does not.
         ValueError: its ending is not that of a picture.
     """
-    if path.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}:
-        raise ValueError(f"a picture's name must end in .png, .jpg, .webp or .tif, got {path}")
+    if path.suffix.lower() not in WRITABLE:
+        raise ValueError(f"a picture's name must end in one of {', '.join(WRITABLE)}, got {path}")
     if path.exists() and not overwrite:
         raise TrainingError(f"{path} must not exist yet; pass --overwrite to replace it")
     if not path.parent.is_dir():
@@ -66,18 +67,17 @@ def write_picture(path: Path, picture: Picture) -> None:
     Raises:
         TrainingError: it cannot be written.
     """
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in {".jpg", ".jpeg"} else []
         is_encoded, encoded = cv2.imencode(path.suffix, picture[:, :, ::-1], options)
         if not is_encoded:
             raise TrainingError(f"cannot write {path}")
-        part.write_bytes(encoded.tobytes())  # OpenCV itself opens no names beyond ASCII on Windows
-        os.replace(part, path)
-    except (cv2.error, OSError) as exc:
+        with whole_file(path) as part:
+            part.write_bytes(encoded.tobytes())  # OpenCV itself opens no names beyond ASCII on Windows
+    except cv2.error as exc:
         raise TrainingError(f"cannot write {path}: {exc}") from exc
-    finally:
-        part.unlink(missing_ok=True)
+    except OSError as exc:
+        raise TrainingError(f"cannot write {path}: {exc.strerror or exc}") from exc
 
 
 def _fit(picture: Picture, cell: int) -> Picture:

@@ -1,7 +1,6 @@
 """`state.pt`: what a training needs beside its checkpoint to go on as if it had not been stopped."""
 
 import io
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 
 from .errors import TrainingError
+from .whole_file import whole_file
 
 _FILE = "state.pt"
 
@@ -33,15 +33,13 @@ def begin_run(folder: Path) -> None:
 
 def save_state(folder: Path, settings: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Write `state`, tensors and plain values, whole or not at all; `settings` are what makes two runs the same run."""
-    part = folder / f".{_FILE}.part"
     serialised = io.BytesIO()  # torch hides what is wrong with a file that it writes itself
     torch.save({"settings": settings, **state}, serialised)
     try:
-        part.write_bytes(serialised.getbuffer())
-        os.replace(part, folder / _FILE)
+        with whole_file(folder / _FILE) as part:
+            part.write_bytes(serialised.getbuffer())
     except OSError as exc:
-        part.unlink(missing_ok=True)
-        raise TrainingError(f"cannot write {folder / _FILE}: {exc}") from exc
+        raise TrainingError(f"cannot write {folder / _FILE}: {exc.strerror or exc}") from exc
 
 
 def load_state(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A film as the keyframe painter wants it: frames with their cuts, and motion followed from frame to frame."""
+"""A film as `impasto gatys video` paints it: frames with their cuts, and motion followed from frame to frame."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
