@@ -6,13 +6,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from .cli_common import EXIT_INTERRUPTED, EXIT_SINK, exit_code_of, fail
-from .errors import ImpastoError
+from .errors import ImpastoError, name_of
 
 if TYPE_CHECKING:
     from .cli_progress import Display
@@ -70,6 +70,7 @@ class Run:
         with Engines(self._options) as engines, progress_display(quiet=self._quiet, preview=self._preview) as display:
             for source in inputs:
                 outcome = self._one(source, engines, display, alone=len(inputs) == 1)
+                outcome = replace(outcome, source=name_of(source))
                 outcomes.append(outcome)
                 display.close()
                 self._say(outcome)
@@ -82,7 +83,7 @@ class Run:
     def _one(self, source: str, engines: "Engines", display: "Display", *, alone: bool) -> Outcome:
         target = self._target(source, engines)
         if target in self._made:
-            fail(f"{source}: another input has become {target} already; give them different names")
+            fail(f"{name_of(source)}: another input has become {target} already; give them different names")
             return Outcome(source, str(target), "failed", EXIT_SINK, note="same output as another input")
         self._made.add(target)
         if not alone and target.exists() and not self._options.overwrite:
@@ -94,7 +95,7 @@ class Run:
         except (ImpastoError, ValueError) as exc:
             if alone and not self._as_json:
                 raise
-            fail(f"{source}: {exc}")
+            fail(f"{name_of(source)}: {exc}")
             return Outcome(source, str(target), "failed", exit_code_of(exc), note=str(exc))
 
     def _paint(self, source: str, target: Path, engines: "Engines", display: "Display") -> Outcome:
@@ -103,7 +104,7 @@ class Run:
         if self._cluster is not None:
             return self._paint_on_cluster(source, target, self._cluster, engines, display)
         with open_job(source, target, self._options, engines, on_progress=display.update) as job:
-            display.start(source, job.info, job.engine_info, frames_before=job.frames_kept)
+            display.start(name_of(source), job.info, job.engine_info, frames_before=job.frames_kept)
             with _stop_on_interrupt(job.stop):
                 report = job.run()
             if not report.stopped:
@@ -123,7 +124,7 @@ class Run:
         check_reopens(source)
         with open_frames(source, self._options, after=None) as (_, frames):
             engines.fit(frames.info.height, frames.info.width)
-            display.start(source, frames.info, engines.info)
+            display.start(name_of(source), frames.info, engines.info)
         try:
             report = stylize_on_cluster(
                 source, target, self._options, address=address, on_progress=display.update_count

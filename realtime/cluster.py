@@ -20,9 +20,9 @@ from typing import Any, cast
 from ..export.artifact import Artifact, Precision, load_artifact, quantized_path
 from .codecs import Encoding, check_container, check_encoder
 from .engine import Library
-from .errors import EngineError, ImpastoError, SourceError
+from .errors import EngineError, ImpastoError, SourceError, name_of
 from .frame_rate import first as first_frames
-from .input_file import check_reopens, name_of
+from .input_file import check_reopens
 from .options import VideoOptions
 from .output_file import check_target
 from .pipeline import Pipeline, Report
@@ -112,7 +112,7 @@ def stylize_on_cluster(
 
 
 def _plan(source: str | Path, options: VideoOptions, engines: Engines, encoding: Encoding) -> _Plan:
-    film, probe = read_film(Path(source)), probe_video(source, options)
+    film, probe = read_film(source), probe_video(source, options)
     start = Fraction(0) if options.start is None else probe.origin + options.start
     shift = round(start / film.tick) * film.tick
     times = [

@@ -2,10 +2,20 @@
 
 import errno
 import re
+from pathlib import Path
 
 from ..export.errors import ArtifactError, ImpastoError
 
-__all__ = ["ArtifactError", "EngineError", "ImpastoError", "SinkError", "SourceError", "reason_of", "without_password"]
+__all__ = [
+    "ArtifactError",
+    "EngineError",
+    "ImpastoError",
+    "SinkError",
+    "SourceError",
+    "name_of",
+    "reason_of",
+    "without_password",
+]
 
 
 class SourceError(ImpastoError):
@@ -27,6 +37,14 @@ def reason_of(exc: BaseException | None) -> str:
     words = getattr(exc, "strerror", None) or str(exc)
     log = getattr(exc, "log", None)
     return f"{words} ({log[2].strip()})" if log else words
+
+
+def name_of(path: str | Path) -> str:
+    """What messages call an input: of an address without what may be a password."""
+    name = str(path)
+    if name == "-":
+        return "standard input"
+    return without_password(name) if "://" in name else name
 
 
 def without_password(url: str) -> str:

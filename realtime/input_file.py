@@ -10,7 +10,7 @@ from av.container import InputContainer
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
-from .errors import SourceError, reason_of, without_password
+from .errors import SourceError, name_of, reason_of
 
 NETWORK_TIMEOUT_SECONDS = 30.0
 STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -19,14 +19,6 @@ STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
 # Tags in another encoding than UTF-8 must not refuse the file; PyAV cares for them by itself from version 19 on (whose
 # rational numbers, too, are no `Fraction` any more).
 _METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-
-
-def name_of(path: str | Path) -> str:
-    """What messages call an input: of an address without what may be a password."""
-    name = str(path)
-    if name == "-":
-        return "standard input"
-    return without_password(name) if "://" in name else name
 
 
 def open_input(path: str | Path) -> InputContainer:

@@ -23,9 +23,9 @@ from av.video.stream import VideoStream
 
 from .color import RgbReader, tags_of
 from .deinterlace import deinterlaced
-from .errors import SourceError, reason_of
+from .errors import SourceError, name_of, reason_of
 from .frame import ColorTags, Frame, Picture, StreamInfo
-from .input_file import is_cover, name_of, open_input, origin_of, pick_video
+from .input_file import is_cover, open_input, origin_of, pick_video
 from .orientation import orientation_of
 from .size import parse_size
 from .tonemap import HLG, PQ, ToneMapper

@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 
 from .color import tags_of
 from .copy_streams import kept_tags
-from .errors import SourceError
+from .errors import SourceError, name_of
 from .input_file import check_reopens, is_cover, open_input, pick_video
 from .orientation import orientation_of
 from .source_file import DECODE_ORDER_FORMATS
@@ -46,7 +46,6 @@ class Track:
 class Film:
     """What a file holds, as far as it must survive."""
 
-    path: Path
     times: list[Fraction]
     """Of every picture shown, in order, in seconds."""
     durations: list[Fraction]
@@ -79,7 +78,7 @@ def verify(source: Path, result: Path) -> list[str]:
     ]
 
 
-def read_film(path: Path) -> Film:
+def read_film(path: str | Path) -> Film:
     """Look through a file's packets.
 
     Raises:
@@ -92,9 +91,9 @@ def read_film(path: Path) -> Film:
         try:
             head = next(container.decode(video), None)
         except av.FFmpegError as exc:
-            raise SourceError(f"{path} cannot be decoded: {exc.strerror}") from exc
+            raise SourceError(f"{name_of(path)} cannot be decoded: {exc.strerror}") from exc
         if head is None or not video.time_base:
-            raise SourceError(f"{path} must hold at least one readable picture, got none")
+            raise SourceError(f"{name_of(path)} must hold at least one readable picture, got none")
         orientation, color = orientation_of(head), tags_of(head)
         upright = (head.width, head.height) if orientation.transpose else (head.height, head.width)
         aspect = Fraction(video.sample_aspect_ratio or 1)
@@ -103,7 +102,6 @@ def read_film(path: Path) -> Film:
         video = pick_video(container, str(path))
         times, durations, tracks = _read_packets(container, video)
         return Film(
-            path=path,
             times=times,
             durations=durations,
             tick=Fraction(video.time_base or Fraction(1, 1000)),

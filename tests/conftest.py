@@ -6,6 +6,8 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -161,6 +163,23 @@ def chroma(picture: np.ndarray) -> np.ndarray:
     rgb = picture.astype(np.float64)
     y = rgb @ np.array([0.299, 0.587, 0.114])
     return np.stack([rgb[:, :, 2] - y, rgb[:, :, 0] - y], axis=2) / np.array([1.772, 1.402])
+
+
+@contextmanager
+def web_server(folder: Path) -> Iterator[str]:
+    """The address under which a folder's files can be fetched."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager

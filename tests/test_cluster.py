@@ -6,7 +6,9 @@ That test starts real Ray nodes, which takes half a minute: set IMPASTO_SLOW=1 t
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +18,14 @@ import pytest
 
 from impasto.export.artifact import Artifact
 from impasto.realtime import cluster as cluster_module
+from impasto.realtime.cluster import stylize_on_cluster
 from impasto.realtime.codecs import Encoding
 from impasto.realtime.options import VideoOptions
 from impasto.realtime.segments import Job, Segment
 from impasto.realtime.verify import verify
 from impasto.realtime.video import stylize_video
+
+from .conftest import web_server
 
 MakeClip = Callable[..., Path]
 
@@ -44,8 +49,6 @@ def cluster() -> Iterator[Any]:
 def test_a_worker_killed_midway_changes_nothing(
     cluster: Any, make_clip: MakeClip, small_artifact: Artifact, tmp_path: Path
 ) -> None:
-    from impasto.realtime.cluster import stylize_on_cluster
-
     clip = make_clip(height=240, width=320, times=[512 * n for n in range(240)], sound=True)
     options = VideoOptions(style=str(small_artifact.path), library="onnxruntime", precision="fp32", segment_frames=20)
     stylize_video(clip, tmp_path / "one.mp4", options=options)
@@ -62,6 +65,27 @@ def test_a_worker_killed_midway_changes_nothing(
     assert verify(clip, tmp_path / "many.mp4") == []
     assert (tmp_path / "many.mp4").read_bytes() == (tmp_path / "one.mp4").read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["many.mp4", "one.mp4"]
+
+
+def test_a_film_at_an_address_is_painted_as_here(
+    make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = make_clip(sound=True)
+    options = VideoOptions(style=str(identity_artifact.path), device="cpu", precision="fp32", segment_frames=4)
+    here = SimpleNamespace(  # tasks that run when they are waited for
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 1}}],
+        remote=lambda **options: lambda task: SimpleNamespace(remote=lambda *words: partial(task, *words)),
+        put=lambda plan: plan,
+        wait=lambda running, num_returns: (running[:1], []),
+        get=lambda task: task(),
+    )
+    monkeypatch.setattr(cluster_module, "_connected", lambda address: nullcontext(here))
+    with web_server(clip.parent) as address:
+        stylize_on_cluster(f"{address}/{clip.name}", tmp_path / "many.mp4", options, address="here")
+    assert verify(clip, tmp_path / "many.mp4") == []
+    stylize_video(clip, tmp_path / "one.mp4", options=options)
+    assert (tmp_path / "many.mp4").read_bytes() == (tmp_path / "one.mp4").read_bytes()
+    cluster_module._engines.cache_clear()
 
 
 def test_few_results_wait_for_a_segment_that_is_late(tmp_path: Path) -> None:

@@ -2,11 +2,8 @@
 
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from fractions import Fraction
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +21,8 @@ from impasto.realtime.source_file import VideoFile
 from impasto.realtime.verify import verify
 from impasto.realtime.video import stylize_video, stylized_frames
 from impasto.realtime.video_frames import freeze
+
+from .conftest import web_server
 
 MakeClip = Callable[..., Path]
 ReadNumber = Callable[[np.ndarray], int]
@@ -284,21 +283,8 @@ class TestPipes:
 
 def test_network_inputs(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
     clip = make_clip(sound=True)
-    handler = partial(QuietHandler, directory=str(clip.parent))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            url = f"http://127.0.0.1:{server.server_port}/{clip.name}"
-            stylize_video(url, tmp_path / "out.mp4", style=identity_artifact.path)
-            with pytest.raises(SourceError, match=r"cannot be opened|not a video|must exist"):
-                stylize_video(f"{url}.missing", tmp_path / "none.mp4", style=identity_artifact.path)
-        finally:
-            server.shutdown()
-            thread.join()
+    with web_server(clip.parent) as address:
+        stylize_video(f"{address}/{clip.name}", tmp_path / "out.mp4", style=identity_artifact.path)
+        with pytest.raises(SourceError, match=r"cannot be opened|not a video|must exist"):
+            stylize_video(f"{address}/none.mp4", tmp_path / "none.mp4", style=identity_artifact.path)
     assert verify(clip, tmp_path / "out.mp4") == []
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
