@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import av
-import cv2
+import numpy as np
 
 from ..export.artifact import load_artifact, quantized_path
+from ..realtime.picture_files import StillPicture, write_picture
 from . import DEMO_CLIP
 
 REFUSED = 3
@@ -112,8 +113,8 @@ def print_parity(names: list[str], options: argparse.Namespace) -> None:
 def _last_frame_of_demo(path: Path) -> Path:
     with av.open(str(DEMO_CLIP)) as clip:
         *_, last = clip.decode(video=0)
-        picture = last.to_ndarray(format="bgr24")
-    cv2.imwrite(str(path), picture)
+        picture = np.ascontiguousarray(last.to_ndarray(format="rgb24"), np.uint8)
+    write_picture(StillPicture(picture), path)
     return path
 
 

@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 MAX_PIXELS = 2**20
 """Larger photographs are scaled down: a network in fp32 takes a gigabyte for each megapixel."""
+_MAX_PIXELS_OF_FILE = 2**28  # as wherever pictures are read
 
 
 def load_photographs(folder: Path, *, count: int) -> list[Picture]:
@@ -56,16 +57,15 @@ def crop_to_stride(picture: Picture, stride: int) -> Picture:
 def _read_picture(path: Path) -> Picture | None:
     import cv2
 
+    from ..training.decoding import decode_picture
+
     try:
-        data = np.fromfile(path, np.uint8)  # OpenCV itself opens no names beyond ASCII on Windows
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
-    except (OSError, cv2.error):  # the latter: too large for OpenCV
-        picture = None
-    if picture is None:
+        picture = decode_picture(path.read_bytes(), max_pixels=_MAX_PIXELS_OF_FILE, name=path)
+    except (OSError, ValueError):
         log.warning("skipped: not a picture, or damaged: %s", path)
         return None
     scale = math.sqrt(MAX_PIXELS / (picture.shape[0] * picture.shape[1]))
     if scale < 1:
         height, width = (max(1, int(side * scale)) for side in picture.shape[:2])
-        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(picture, np.uint8)
+        return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    return picture

@@ -56,7 +56,10 @@ def image(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per picture.")] = False,
 ) -> None:
-    """Repaint pictures in the manner of a painting."""
+    """Repaint pictures in the manner of a painting.
+
+    They come out upright and in sRGB, whatever profile they have; of an animation, the first picture is taken.
+    """
     from .options import VideoOptions
 
     options = VideoOptions(

@@ -95,7 +95,7 @@ def read_painting(data: bytes, *, where: str, max_pixels: int = MAX_PIXELS) -> P
     """
     try:
         check_claim(data, max_pixels=max_pixels, strangers=True)
-        return decode_picture(data, max_pixels=max_pixels)
+        return decode_picture(data, max_pixels=max_pixels, name=where)
     except ValueError as exc:
         raise ArtifactError(f"{where} {exc}") from exc
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 
-from ..training.decoding import READABLE, WRITABLE, check_claim, upright
+from ..training.decoding import READABLE, WRITABLE, Alpha, check_claim, decode
 from ..training.whole_file import whole_file
 from .errors import SinkError, SourceError
 from .frame import Frame, Picture
@@ -24,15 +23,13 @@ MAX_PIXELS = 2**28
 LARGEST_SIDES = {".webp": 16_383, ".jpg": 65_500, ".jpeg": 65_500}
 """In pixels; where the format, or the library behind it, has a bound."""
 
-Alpha = npt.NDArray[np.uint8]
-
 
 @dataclass(frozen=True)
 class StillPicture:
     """A picture read from disk."""
 
     data: Picture
-    """(H, W, 3) uint8 RGB, upright."""
+    """(H, W, 3) uint8 sRGB, upright."""
     alpha: Alpha | None = None
     """(H, W) uint8, where the file has transparency."""
 
@@ -58,31 +55,16 @@ def find_pictures(sources: Sequence[str | Path]) -> list[tuple[Path, Path]]:
 
 
 def read_picture(path: Path) -> StillPicture:
-    """A picture upright by its EXIF tag, its transparency apart, 16 bits brought to 8."""
-    import cv2
-
+    """A picture upright, in sRGB, its transparency apart, 16 bits brought to 8."""
     try:
         content = path.read_bytes()
     except OSError as exc:
         raise SourceError(f"input must be readable, got {path}: {exc.strerror}") from exc
     try:
         check_claim(content, max_pixels=MAX_PIXELS, strangers=False)
+        return StillPicture(*decode(content, max_pixels=MAX_PIXELS, name=path))
     except ValueError as exc:
         raise SourceError(f"{path} {exc}") from exc
-    data = np.frombuffer(content, np.uint8)
-    try:
-        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-        whole = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if bgr is not None else None
-    except cv2.error as exc:
-        raise SourceError(f"{path} is not a picture that can be read: {exc.err}") from exc
-    if bgr is None or whole is None:
-        raise SourceError(f"{path} is not a picture that can be read")
-    alpha = None
-    if whole.ndim == 3 and whole.shape[2] == 4 and whole.dtype in (np.uint8, np.uint16):
-        turned = upright(whole, content)
-        eight_bits = (turned // (256 if whole.dtype == np.uint16 else 1)).astype(np.uint8)
-        bgr, alpha = eight_bits[..., :3], np.ascontiguousarray(eight_bits[..., 3])
-    return StillPicture(cast(Picture, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)), alpha)
 
 
 def resized(picture: StillPicture, size: str | None) -> StillPicture:

@@ -347,13 +347,6 @@ def _errors(
 
 
 def _read(path: Path) -> Picture:
-    import cv2
+    from .picture_files import read_picture
 
-    try:
-        data = np.fromfile(path, np.uint8)  # OpenCV itself opens no names beyond ASCII on Windows
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
-    except (OSError, cv2.error) as exc:
-        raise SourceError(f"{path} must be a picture that can be read: {exc}") from exc
-    if picture is None:
-        raise SourceError(f"{path} must be a picture, got something else")
-    return np.asarray(picture, np.uint8)
+    return read_picture(path).data

@@ -25,6 +25,7 @@ from impasto.training.decoding import READABLE  # noqa: E402
 from impasto.training.errors import TrainingError  # noqa: E402
 
 from .conftest import with_exif  # noqa: E402
+from .test_decoding import DISPLAY_P3, IN_SRGB, png_with  # noqa: E402
 
 RED, GREEN = (200, 30, 10), (10, 180, 60)
 
@@ -53,6 +54,11 @@ def photos(tmp_path: Path) -> Path:
 
 def test_colours_are_rgb(tmp_path: Path) -> None:
     assert np.array_equal(read_picture(write(tmp_path / "a.png", two_colours())), two_colours())
+
+
+def test_colours_become_srgb(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png_with(DISPLAY_P3))
+    assert (np.abs(read_picture(tmp_path / "a.png").astype(int) - IN_SRGB) <= 1).all()
 
 
 def test_transparency_is_laid_on_white(tmp_path: Path) -> None:

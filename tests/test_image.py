@@ -128,7 +128,7 @@ def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG but not really")
     (tmp_path / "b.png").touch()
     for name in ("a.png", "b.png"):
-        with pytest.raises(SourceError, match="not a picture"):
+        with pytest.raises(SourceError, match=f"{name} must be a picture"):
             read_picture(tmp_path / name)
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="got none"):

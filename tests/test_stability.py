@@ -258,7 +258,7 @@ def test_pictures_may_have_any_name(tmp_path: Path) -> None:
 def test_a_picture_that_cannot_be_read_is_one_clear_line(damaged: bool, tmp_path: Path) -> None:
     clip = PictureFolder(touch_pictures(tmp_path, "1.png", "2.png"))
     (tmp_path / "2.png").write_bytes(b"") if damaged else (tmp_path / "2.png").unlink()
-    with pytest.raises(SourceError, match=r"2\.png must be a picture"):
+    with pytest.raises(SourceError, match=r"2\.png( must be a picture|: No such file)"):
         list(clip)
 
 

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from impasto.assets import DEMO_CLIP, any_painting, find_style, installed_styles, user_styles
+from impasto.assets.make_styles import _last_frame_of_demo
 from impasto.export.artifact import Artifact, load_artifact, parse_model, seal
 from impasto.export.errors import ArtifactError
 from impasto.realtime import cli_styles
@@ -204,3 +205,9 @@ def test_a_preview_is_written_whole_or_not_at_all(run: Run, tmp_path: Path, monk
     assert (code, "No space left on device" in err) == (6, True)
     assert sheet.read_bytes() == b"of before"
     assert list(tmp_path.iterdir()) == [sheet]
+
+
+@pytest.mark.usefixtures("windows_names")
+def test_the_photograph_of_the_previews_is_written_under_any_name(tmp_path: Path) -> None:
+    (tmp_path / "Jörg").mkdir()
+    assert _last_frame_of_demo(tmp_path / "Jörg" / "photograph.png").stat().st_size > 10_000

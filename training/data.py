@@ -24,8 +24,8 @@ _PREFETCH = 4  # batches decoded ahead; decoding a batch is ten times faster tha
 
 
 def read_picture(path: Path) -> Picture:
-    """Any picture that OpenCV reads, as (H, W, 3) uint8 RGB: grey, 16-bit and palette are converted, transparency is
-    laid on white, the camera's rotation is applied.
+    """Any picture that OpenCV reads, as (H, W, 3) uint8 sRGB: grey, 16-bit, palette and other colour spaces are
+    converted, transparency is laid on white, the camera's rotation is applied.
 
     Raises:
         TrainingError: missing, not a picture, damaged, or larger than 179 megapixels.
@@ -37,7 +37,7 @@ def read_picture(path: Path) -> Picture:
     except OSError as exc:
         raise TrainingError(f"cannot read picture {path}: {exc.strerror or exc}") from exc
     try:
-        return decode_picture(data, max_pixels=_MAX_PIXELS)
+        return decode_picture(data, max_pixels=_MAX_PIXELS, name=path)
     except ValueError as exc:
         raise TrainingError(f"not a picture, or damaged: {path}") from exc
 
