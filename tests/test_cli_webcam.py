@@ -116,7 +116,7 @@ def test_a_whole_run(start: Start, run: Run, environment: dict[str, str], tmp_pa
     target = tmp_path / "out.mp4"
     process = start(
         [sys.executable, "-c", NO_CARDS, SOURCE, "--style", "small", "--record", str(target),
-         "--microphone", "lavfi:sine=duration=0.5", "--port", "0", "--json"],
+         "--microphone", "lavfi:sine=duration=0.5", "--port", "0", "--json", "--seconds", "120"],
         env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     said = []

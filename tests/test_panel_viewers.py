@@ -120,7 +120,7 @@ def test_pictures_wait_for_the_page(served: SimpleNamespace) -> None:
                     picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
                     assert abs(int(picture[90, 160, 1]) - value - 30) <= 1
 
-    asyncio.run(go())
+    asyncio.run(asyncio.wait_for(go(), 120.0))
 
 
 def test_the_comparison_comes_at_once(served: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,7 @@ def test_the_comparison_comes_at_once(served: SimpleNamespace, monkeypatch: pyte
         return await viewer.take()  # without a time limit
 
     monkeypatch.setattr(panel_viewers, "next_picture", patiently)
-    asyncio.run(go())
+    asyncio.run(asyncio.wait_for(go(), 60.0))
 
 
 @pytest.mark.usefixtures("painting")

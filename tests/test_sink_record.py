@@ -78,7 +78,7 @@ def test_sound_is_recorded_in_time(tmp_path: Path) -> None:
         while len(captured) < 50:
             recording.write(next(pictures(1, start=time.monotonic())))
             time.sleep(1 / 30)
-        assert captured[-1] == pytest.approx(time.monotonic(), abs=60.0)  # the same clock as the pictures'
+        assert captured[-1] == pytest.approx(time.monotonic(), abs=60.0)  # by the clock of the pictures
     with av.open(str(path)) as container:
         sound = [f for f in container.decode(audio=0)]
     assert sound[0].sample_rate == 48_000
