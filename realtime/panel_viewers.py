@@ -193,13 +193,17 @@ class _Client:
 
     async def _send_pictures(self) -> None:
         while not self._socket.closed:
-            await self._joined.wait()
-            viewer = self._viewer
-            if viewer is None or (jpeg := await next_picture(viewer)) is None or viewer is not self._viewer:
-                continue
-            await self._acks.acquire()
+            await self._acks.acquire()  # first, or the picture would be one from before the page had room for it
+            viewer, jpeg = await self._newest()
             self._awaiting.append((viewer, jpeg))
             await self._socket.send_bytes(_PICTURE.pack(viewer.compare, jpeg.card) + jpeg.data)
+
+    async def _newest(self) -> tuple[Viewer, Jpeg]:
+        while True:
+            await self._joined.wait()
+            viewer = self._viewer
+            if viewer is not None and (jpeg := await next_picture(viewer)) is not None and viewer is self._viewer:
+                return viewer, jpeg
 
 
 async def next_picture(viewer: Viewer) -> Jpeg | None:

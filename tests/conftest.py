@@ -41,7 +41,7 @@ def no_thread_left() -> Iterator[None]:
     yield
     left = [t for t in threading.enumerate() if t not in before and t.name.startswith("impasto")]
     for thread in left:
-        thread.join(1.0)
+        thread.join(30.0)
     alive = [t.name for t in left if t.is_alive()]
     assert not alive, f"threads left running: {alive}"
 

@@ -28,6 +28,37 @@ SINK_INFO = StreamInfo(161, 97, Fraction(30), live=True)
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the ffmpeg program")
 
 
+class Clock:
+    """Stands in for the module `time` in one of ours: it goes by `tick` seconds at every look, or when it is set."""
+
+    def __init__(self, *, tick: float = 0.0) -> None:
+        self.now, self.tick = 1000.0, tick
+
+    def monotonic(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
+class HandFeed:
+    """A camera that sends a picture when the test says so; `sent` holds their times of capture."""
+
+    def __init__(self) -> None:
+        self.sent: list[Fraction] = []
+        info = FeedInfo(WIDTH, HEIGHT, RATE, "fake", "fake")
+        self.status = FeedStatus("live", "fake camera", "fake camera is live", info)
+
+    def start(self, on_frame: Callable[[Frame], None]) -> None:
+        self._on_frame = on_frame
+
+    def send(self) -> None:
+        self.sent.append(Fraction(time.monotonic_ns(), 10**9))
+        self._on_frame(Frame(np.full((HEIGHT, WIDTH, 3), CAMERA_VALUE, np.uint8), self.sent[-1]))
+
+    def set_idle(self, idle: bool) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class FakeFeed:
     """A camera in a thread: grey pictures at a steady rate, lost and found on command."""
 
@@ -77,11 +108,14 @@ class FakeEngine:
         self.broken = False
         self.stuck = threading.Event()
         self.stuck.set()
+        self.begun = 0
+        """Calls so far."""
         self.closed = 0
         self.warm: list[tuple[int, int]] = []
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        self.stuck.wait(10.0)
+        self.begun += 1
+        self.stuck.wait(600.0)
         time.sleep(self.seconds)
         if self.broken:
             raise RuntimeError("the engine broke")
@@ -119,12 +153,14 @@ class Measurable:
 
 
 class Gallery:
-    """A sink that keeps what it is given, with the time; slow or failing when it is told to be."""
+    """A sink that keeps what it is given; stuck or failing when it is told to be."""
 
-    def __init__(self, *, seconds: float = 0.0, fail_after: int | None = None) -> None:
-        self.frames: list[tuple[float, Frame]] = []
-        self.seconds, self.fail_after = seconds, fail_after
-        self.opened = self.closed = 0
+    def __init__(self, *, fail_after: int | None = None) -> None:
+        self.frames: list[Frame] = []
+        self.fail_after = fail_after
+        self.stuck = threading.Event()
+        self.stuck.set()
+        self.begun = self.opened = self.closed = 0
 
     def __enter__(self) -> "Gallery":
         self.opened += 1
@@ -136,15 +172,20 @@ class Gallery:
     def write(self, frame: Frame) -> None:
         from impasto.realtime.errors import SinkError
 
+        self.begun += 1
         if self.fail_after is not None and len(self.frames) >= self.fail_after:
             self.fail_after = None
             raise SinkError("the sink broke")
-        time.sleep(self.seconds)
-        self.frames.append((time.monotonic(), frame))
+        self.stuck.wait(600.0)
+        self.frames.append(frame)
 
     def kinds(self) -> list[str]:
         """painted, raw or card, for every picture."""
-        return [kind_of(frame.data) for _, frame in self.frames]
+        return [kind_of(frame.data) for frame in self.frames]
+
+    def painted(self) -> list[Fraction]:
+        """When the painted pictures were captured."""
+        return [frame.pts for frame in self.frames if kind_of(frame.data) == "painted"]
 
     def output(self, name: str = "gallery", **options: object) -> LiveOutput:
         return LiveOutput(name, lambda info: self, frame_rate=Fraction(30), **options)
@@ -158,12 +199,12 @@ def kind_of(picture: np.ndarray) -> str:
     return "raw" if abs(middle - CAMERA_VALUE) <= 2 else "painted"
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    """Wait for something that another thread does; fails the test if it does not come."""
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait for something that another thread does; fails the test if it does not come, however busy the machine."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
+        time.sleep(0.005)
 
 
 def build_shim(name: str, folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """Which engine is taken: what was named, else the fastest that works."""
 
-import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -204,18 +204,20 @@ def test_an_engine_that_fails_to_paint_is_closed_and_the_next_is_chosen(
     assert failing.closed
 
 
-def test_frames_in_flight_count_in_the_race() -> None:
+def test_frames_in_flight_count_in_the_race(monkeypatch: pytest.MonkeyPatch) -> None:
     submitted: list[int] = []
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(engine_choice, "time", clock)
 
     class Counting(FakeEngine):
         in_flight = 4
 
         def submit(self, frames: Batch) -> PendingPicture:
             submitted.append(len(frames))
-            time.sleep(0.01)
+            clock.now += 0.01
             return PendingPicture(Done({"stylized": frames}))
 
-    assert 10 <= engine_choice.one_inference_ms(Counting("any")) < 40  # a frame, not a round
+    assert engine_choice.one_inference_ms(Counting("any")) == pytest.approx(10)  # a frame, not a round
     assert len(submitted) == 4 * engine_choice.RACE_ROUNDS
 
 

@@ -1,5 +1,6 @@
 """The live session: newest only, outputs apart, fails closed, switches styles, rests when nobody watches."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -12,13 +13,38 @@ import pytest
 from impasto.realtime.capture import Feed
 from impasto.realtime.engine_carried import CarriedEngine
 from impasto.realtime.errors import ArtifactError, EngineError
-from impasto.realtime.live import LiveSession
+from impasto.realtime.live import WATCHDOG_SECONDS, LiveSession
+from impasto.realtime.live_painter import work_size
 from impasto.realtime.live_settings import LiveSettings
 
-from .live_helpers import CAMERA_VALUE, HEIGHT, WIDTH, FakeEngine, FakeFeed, Gallery, Measurable, kind_of, wait_until
+from .live_helpers import (
+    CAMERA_VALUE,
+    HEIGHT,
+    WIDTH,
+    Clock,
+    FakeEngine,
+    FakeFeed,
+    Gallery,
+    HandFeed,
+    Measurable,
+    kind_of,
+    wait_until,
+)
 
-HOLD_LIMIT_SECONDS = 3.0
-"""The promise is one second (below 1.15 when little else ran); the rest is a busy machine's scheduling."""
+
+@pytest.fixture
+def no_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is held up for a second puts no card between the pictures that a test counts."""
+    monkeypatch.setattr("impasto.realtime.live.HOLD_SECONDS", math.inf)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes a second or more in a real run, so that no test has to wait for it."""
+    for name, seconds in {"HOLD_SECONDS": 0.3, "CARD_EVERY_SECONDS": 0.05, "RESTART_SECONDS": 0.05}.items():
+        monkeypatch.setattr(f"impasto.realtime.live.{name}", seconds)
+    monkeypatch.setattr("impasto.realtime.governor.OVER_SECONDS", 0.5)
+    monkeypatch.setattr("impasto.realtime.governor.UNDER_SECONDS", math.inf)
 
 
 @contextmanager
@@ -40,50 +66,72 @@ def session_with(
         yield session
 
 
-def longest_without_change(gallery: Gallery) -> float:
-    """Seconds that a painted picture stood before the next picture of any kind."""
-    times = [when for when, _ in gallery.frames]
-    gaps = np.diff(times)
-    return max((gap for gap, kind in zip(gaps, gallery.kinds(), strict=False) if kind == "painted"), default=0.0)
+def send(feed: HandFeed, gallery: Gallery) -> None:
+    """One picture, through to the gallery. Needs `no_cards`: a card would take a picture's place."""
+    feed.send()
+    wait_until(lambda: feed.sent[-1] in gallery.painted())
 
 
+@pytest.mark.usefixtures("no_cards")
 def test_pictures_are_painted_and_arrive_fresh() -> None:
-    gallery = Gallery()
-    with session_with(gallery) as session:
-        wait_until(lambda: gallery.kinds().count("painted") >= 30)
+    """Each is out before the next one is captured: none lies anywhere until it is pushed on."""
+    gallery, feed = Gallery(), HandFeed()
+    with session_with(gallery, feed=feed) as session:
+        wait_until(lambda: session.status.painting_style == "a")
+        for _ in range(30):
+            send(feed, gallery)
         status = session.status
-    assert "raw" not in gallery.kinds()
-    assert status.painting_style == "a"
-    assert status.latency.p50_ms < 100
+    assert gallery.kinds() == ["painted"] * 30
+    assert (status.dropped, session.meter.total().count) == (0, 30)
+    assert status.latency.p50_ms > 0  # how long is for tests/benchmarks/live_latency.py
     assert gallery.opened == gallery.closed == 1
 
 
+@pytest.mark.usefixtures("no_cards")
 def test_a_slow_network_shows_new_pictures_not_old_ones() -> None:
-    """60 frames/s in, 20 out: a queue would be a second behind in the end; one slot is at most 1.5 frames behind."""
-    gallery, seconds = Gallery(), 0.05
-    with session_with(gallery, FakeEngine(seconds=seconds), feed=FakeFeed(rate=60)) as session:
-        time.sleep(2.6)
+    """Three pictures come while one is painted: a queue would be ever further behind, here the newest is next."""
+
+    class Slow(FakeEngine):
+        def __call__(self, frames: np.ndarray) -> np.ndarray:
+            painted = super().__call__(frames)
+            may_end.acquire()
+            return painted
+
+    gallery, engine, feed, may_end = Gallery(), Slow(), HandFeed(), threading.Semaphore(0)
+    with session_with(gallery, engine, feed=feed) as session:
+        wait_until(lambda: session.status.painting_style == "a")
+        feed.send()
+        wait_until(lambda: engine.begun == 1)
+        for painted in range(1, 21):
+            for _ in range(3):
+                feed.send()
+            may_end.release()
+            wait_until(lambda painted=painted: (engine.begun, len(gallery.frames)) == (painted + 1, painted))
         dropped = session.status.dropped
-    ages = [when - float(frame.pts) for when, frame in gallery.frames if kind_of(frame.data) == "painted"]
-    assert len(ages) > 30
-    # waiting in the slot at most one camera period, then the network once
-    assert np.median(ages[5:]) < 1.5 * seconds + 0.02  # p95 is for tests/benchmarks/live_latency.py
-    assert np.mean(ages[-20:]) < np.mean(ages[5:25]) + 0.01
-    assert dropped > 60
+        may_end.release()
+    assert gallery.painted()[:20] == feed.sent[:60:3]
+    assert dropped == 20 * 2
 
 
+@pytest.mark.usefixtures("no_cards")
 def test_a_slow_output_harms_only_itself() -> None:
-    slow, quick = Gallery(seconds=0.4), Gallery()
-    with session_with(quick) as session:
+    slow, quick, feed = Gallery(), Gallery(), HandFeed()
+    slow.stuck.clear()
+    with session_with(quick, feed=feed) as session:
         stuck = slow.output("slow")
         session.add_output(stuck)
-        time.sleep(2.0)
-        by_name = {output.name: output for output in session.status.outputs}
+        wait_until(lambda: session.status.painting_style == "a")
+        send(feed, quick)
+        wait_until(lambda: slow.begun == 1)
+        for _ in range(40):
+            send(feed, quick)
+        dropped = {output.name: output.dropped for output in session.status.outputs}
+        slow.stuck.set()
+        wait_until(lambda: len(slow.frames) == 2)
         session.remove_output(stuck)
-    assert quick.kinds().count("painted") > 40
-    assert 2 <= len(slow.frames) <= 6
-    assert by_name["slow"].dropped > 30
-    assert by_name["gallery"].dropped <= 3
+    assert quick.painted() == feed.sent
+    assert slow.painted() == [feed.sent[0], feed.sent[-1]]  # then the newest
+    assert dropped == {"gallery": 0, "slow": 39}
 
 
 def test_an_output_that_fails_is_opened_again_or_given_up() -> None:
@@ -91,10 +139,10 @@ def test_an_output_that_fails_is_opened_again_or_given_up() -> None:
     with session_with(Gallery()) as session:
         session.add_output(returning.output("returning", retry_seconds=(0.1,)))
         session.add_output(lost.output("lost"))
-        wait_until(lambda: len(returning.frames) > 6)
-        states = {output.name: output.state for output in session.status.outputs}
+        wait_until(lambda: len(returning.frames) > 6 and lost.closed)
+        wanted = {"gallery": "running", "returning": "running", "lost": "failed"}
+        wait_until(lambda: {output.name: output.state for output in session.status.outputs} == wanted)
     assert returning.opened == returning.closed == 2
-    assert states == {"gallery": "running", "returning": "running", "lost": "failed"}
     assert lost.opened == lost.closed == 1
 
 
@@ -117,6 +165,7 @@ def damage_pictures(session: LiveSession, engine: FakeEngine, feed: FakeFeed) ->
     feed.picture = np.zeros((3, 0, 3), np.uint8)
 
 
+@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("harm", [break_engine, stick_engine, lose_camera, damage_pictures])
 def test_no_raw_picture_leaves_when(harm: Callable[..., None]) -> None:
     gallery, engine, feed = Gallery(), FakeEngine(), FakeFeed()
@@ -124,20 +173,29 @@ def test_no_raw_picture_leaves_when(harm: Callable[..., None]) -> None:
     with session_with(gallery, engine, feed=feed) as session:
         wait_until(lambda: gallery.kinds().count("painted") > 10)
         harm(session, engine, feed)
-        harmed = time.monotonic()
-        wait_until(lambda: gallery.kinds()[-1] == "card", 6.0)
-        carded = time.monotonic() - harmed
-        time.sleep(0.3)
-        assert gallery.kinds()[-1] == "card"
+        wait_until(lambda: gallery.kinds()[-3:] == ["card"] * 3)
         engine.broken, feed.picture = False, sound
         engine.stuck.set()
         feed.sending.set()
-        wait_until(lambda: gallery.kinds()[-1] == "painted", 12.0)
-    assert carded < HOLD_LIMIT_SECONDS + 0.1
-    assert longest_without_change(gallery) < HOLD_LIMIT_SECONDS
+        wait_until(lambda: gallery.kinds()[-1] == "painted")
     assert "raw" not in gallery.kinds()
 
 
+@pytest.mark.parametrize("phase", [0.0, 0.01, 0.03, 0.049])
+def test_a_painted_picture_stands_for_a_second_at_most(phase: float) -> None:
+    session = LiveSession(FakeFeed(), lambda name, tier: FakeEngine(), settings=LiveSettings("a"), size=(96, 160))
+    session._painted, session._painted_at, session._seen_at = 1, 1000.0, 1000.0
+    carded = []
+    for look in range(40):
+        now = 1000.0 + phase + look * WATCHDOG_SECONDS
+        before = session.status.cards
+        session._watch(now, {})
+        carded += [now - 1000.0] * (session.status.cards - before)
+    assert 0.8 < carded[0] <= 1.0
+    assert np.diff(carded) == pytest.approx([0.5] * (len(carded) - 1), abs=WATCHDOG_SECONDS)
+
+
+@pytest.mark.usefixtures("soon")
 def test_the_card_comes_though_an_output_cannot_say_whether_it_is_watched() -> None:
     def disturbed() -> bool:
         raise OSError(9, "Bad file descriptor")
@@ -149,8 +207,11 @@ def test_the_card_comes_though_an_output_cannot_say_whether_it_is_watched() -> N
         wait_until(lambda: gallery.kinds()[-1] == "card")
 
 
-def test_no_raw_picture_leaves_when_the_style_that_fades_out_breaks() -> None:
+@pytest.mark.usefixtures("soon")
+def test_no_raw_picture_leaves_when_the_style_that_fades_out_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
     gallery, engines = Gallery(), {"a": FakeEngine(plus=100), "b": FakeEngine(plus=160)}
+    clock = Clock()
+    monkeypatch.setattr("impasto.realtime.live_painter.time", clock)
     settings = LiveSettings("a", crossfade_seconds=1.5)
     session = LiveSession(
         FakeFeed(), lambda name, tier: engines[name], settings=settings, size=(HEIGHT, WIDTH), frame_rate=Fraction(30)
@@ -162,18 +223,21 @@ def test_no_raw_picture_leaves_when_the_style_that_fades_out_breaks() -> None:
         wait_until(lambda: session.status.painting_style == "b")
         engines["a"].broken = True
         wait_until(lambda: session.status.problem)
-        wait_until(lambda: not session.status.problem and (session.snapshot() == CAMERA_VALUE + 160).all(), 12.0)
+        clock.now += 1.5
+        wait_until(lambda: not session.status.problem and (session.snapshot() == CAMERA_VALUE + 160).all())
     assert "raw" not in gallery.kinds()
 
 
 def test_no_raw_picture_leaves_while_the_first_style_loads() -> None:
-    gallery = Gallery()
+    gallery, may_load = Gallery(), threading.Event()
 
     def slow(name: str, tier: str) -> FakeEngine:
-        time.sleep(1.5)
+        may_load.wait(600.0)
         return FakeEngine()
 
-    with session_with(gallery, open_style=slow):
+    with session_with(gallery, open_style=slow) as session:
+        wait_until(lambda: gallery.frames and session.status.captured > 10)
+        may_load.set()
         wait_until(lambda: "painted" in gallery.kinds())
     assert set(gallery.kinds()) == {"card", "painted"}
 
@@ -196,27 +260,39 @@ def test_the_camera_itself_leaves_only_at_strength_zero() -> None:
         session.change({"strength": 0.0})
         wait_until(lambda: gallery.kinds()[-1] == "raw")
         session.change({"strength": 1.0})
-        time.sleep(0.2)
-        seen = len(gallery.frames)
-        wait_until(lambda: len(gallery.frames) > seen + 5)
-        assert "raw" not in gallery.kinds()[seen:]
+        changed = time.monotonic()
+        wait_until(lambda: len([captured for captured in gallery.painted() if captured > changed]) > 5)
+    assert "raw" not in [kind_of(frame.data) for frame in gallery.frames if frame.pts > changed]
 
 
-def test_styles_change_without_a_gap() -> None:
-    gallery, engines = Gallery(), {"a": FakeEngine(), "b": FakeEngine(plus=180)}
+@pytest.mark.usefixtures("no_cards")
+def test_styles_change_without_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery, engines, feed = Gallery(), {"a": FakeEngine(), "b": FakeEngine(plus=180)}, HandFeed()
+    loading, may_load = threading.Event(), threading.Event()
+    monkeypatch.setattr("impasto.realtime.live_painter.time", Clock(tick=0.02))
 
     def open_style(name: str, tier: str) -> FakeEngine:
-        time.sleep(0.0 if name == "a" else 0.8)
+        if name == "b":
+            loading.set()
+            may_load.wait(600.0)
         return engines[name]
 
-    with session_with(gallery, open_style=open_style, crossfade_seconds=0.3) as session:
-        wait_until(lambda: gallery.kinds().count("painted") > 5)
+    def shown() -> float:
+        send(feed, gallery)
+        return float(gallery.frames[-1].data.mean())
+
+    with session_with(gallery, feed=feed, open_style=open_style, crossfade_seconds=0.3) as session:
+        wait_until(lambda: session.status.painting_style == "a")
         session.change({"style": "b"})
-        wait_until(lambda: session.status.painting_style == "b" and gallery.frames[-1][1].data.mean() > 215)
-    values = [frame.data.mean() for _, frame in gallery.frames if kind_of(frame.data) == "painted"]
-    between = [v for v in values if CAMERA_VALUE + 102 < v < CAMERA_VALUE + 178]
-    assert len(between) >= 3  # it faded
-    assert longest_without_change(gallery) < 0.5  # the old one painted while the new one loaded
+        loading.wait(60.0)
+        before = [shown() for _ in range(10)]
+        may_load.set()
+        wait_until(lambda: session.status.painting_style == "b")
+        fade = [shown() for _ in range(20)]
+    assert before == [CAMERA_VALUE + 100] * 10  # the old one painted while the new one loaded
+    assert [value < CAMERA_VALUE + 180 for value in fade] == [True] * 14 + [False] * 6
+    assert np.diff(fade).max() < 20  # it faded
+    assert gallery.painted() == feed.sent
     assert engines["b"].warm
     assert engines["a"].closed >= 1
     assert engines["b"].closed >= 1
@@ -235,8 +311,8 @@ def test_a_style_that_breaks_leaves_the_old_one_painting() -> None:
         session.change({"style": "b"})
         wait_until(lambda: session.settings.style == "a")
         seen = len(gallery.frames)
-        wait_until(lambda: len(gallery.frames) > seen + 10)
-        assert set(gallery.kinds()[seen:]) == {"painted"}
+        wait_until(lambda: gallery.kinds()[seen:].count("painted") > 10)
+    assert "raw" not in gallery.kinds()
 
 
 def test_a_tier_that_breaks_leaves_other_styles_to_be_chosen() -> None:
@@ -292,6 +368,7 @@ def test_of_two_changes_at_once_the_last_one_is_loaded() -> None:
     assert asked == ["b", "c"]
 
 
+@pytest.mark.usefixtures("soon")
 def test_painting_goes_on_though_nobody_can_be_told() -> None:
     def closed(line: str) -> None:
         raise BrokenPipeError(32, "Broken pipe")
@@ -329,32 +406,34 @@ def test_a_session_changes_cameras() -> None:
         session.replace_feed(second)
         seen = len(gallery.frames)
         wait_until(lambda: gallery.kinds()[seen:].count("painted") > 5)
-    assert {frame.data.shape for _, frame in gallery.frames} == {(HEIGHT, WIDTH, 3)}
+    assert {frame.data.shape for frame in gallery.frames} == {(HEIGHT, WIDTH, 3)}
 
 
-def test_it_rests_when_nobody_watches_and_wakes_at_once() -> None:
+def test_it_rests_when_nobody_watches_and_wakes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("impasto.realtime.live.IDLE_AFTER_SECONDS", 0.2)
     gallery, engine, feed, watching = Gallery(), FakeEngine(), FakeFeed(), [True]
     with session_with(gallery, engine, feed=feed, watched=lambda: watching[0]) as session:
         wait_until(lambda: "painted" in gallery.kinds())
         watching[0] = False
-        wait_until(lambda: session.status.idle, 4.0)
-        time.sleep(0.2)
-        painted = session.status.painted
-        time.sleep(0.5)
-        assert session.status.painted == painted
+        wait_until(lambda: session.status.idle)
+        rested, captured = time.monotonic(), session.status.captured
+        wait_until(lambda: session.status.captured > captured + 15)
+        woken = time.monotonic()
         assert feed.idle
-        seen, arrived = len(gallery.frames), time.monotonic()
         watching[0] = True
         session.wake()
-        wait_until(lambda: "painted" in gallery.kinds()[seen:])
-        assert time.monotonic() - arrived < 0.5
+        assert not session.status.idle
+        assert not feed.idle
+        wait_until(lambda: gallery.painted()[-1] > rested)
+    unwatched = [captured for captured in gallery.painted() if rested < captured < woken]
+    assert len(unwatched) <= 1  # of 15: it was under way
 
 
 def test_a_slow_start_ends_with_a_painting_before_any_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("impasto.realtime.live.IDLE_AFTER_SECONDS", 0.1)
 
     def open_slowly(name: str, tier: str) -> FakeEngine:
-        time.sleep(0.6)
+        time.sleep(0.3)
         return FakeEngine()
 
     with session_with(Gallery(), open_style=open_slowly, watched=lambda: False) as session:
@@ -362,24 +441,35 @@ def test_a_slow_start_ends_with_a_painting_before_any_rest(monkeypatch: pytest.M
         assert session.snapshot() is not None
 
 
-def test_the_governor_chooses_sizes_that_are_warm() -> None:
-    class BySize(FakeEngine):
-        def __call__(self, frames: np.ndarray) -> np.ndarray:
-            time.sleep(0.15 if frames.shape[1] >= 400 else 0.005)
-            return super().__call__(frames)
+class BySize(FakeEngine):
+    """Over the latency budget above 400 lines, once it is told to be."""
 
+    is_slow = False
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        time.sleep(0.15 if self.is_slow and frames.shape[1] >= 400 else 0.005)
+        return super().__call__(frames)
+
+
+@pytest.mark.usefixtures("soon")
+def test_the_governor_chooses_sizes_that_are_warm() -> None:
     gallery, engine = Gallery(), BySize()
     session = LiveSession(
         FakeFeed(), lambda name, tier: engine, settings=LiveSettings("a"), size=(480, 640), latency_budget_ms=80,
     )  # fmt: skip
     session.add_output(gallery.output())
     with session:
-        wait_until(lambda: session.status.work_size[0] < 400, 8.0)
-        assert session.status.work_size in engine.warm
+        sizes = {work_size((480, 640), rung.short_side) for rung in session._governor.rungs}
+        assert len(sizes) == 6
+        wait_until(lambda: sizes == set(engine.warm))
+        engine.is_slow = True
+        wait_until(lambda: session.status.work_size[0] < 400)
+        assert session.status.work_size in sizes
         assert session.snapshot() is not None
         assert session.snapshot().shape == (480, 640, 3)
 
 
+@pytest.mark.usefixtures("no_cards")
 def test_the_time_code_tells_the_latency() -> None:
     from impasto.realtime.time_code import read_time_code
 
@@ -391,9 +481,9 @@ def test_the_time_code_tells_the_latency() -> None:
     session.add_output(gallery.output())
     with session:
         wait_until(lambda: len(gallery.frames) > 20)
-    coded = [(when, frame, code) for when, frame in gallery.frames if (code := read_time_code(frame.data)) is not None]
+    coded = [(frame, code) for frame in gallery.frames if (code := read_time_code(frame.data)) is not None]
     assert len(coded) > 15
-    assert all(code == pytest.approx(float(frame.pts), abs=2e-6) for _, frame, code in coded)
+    assert all(code == pytest.approx(float(frame.pts), abs=2e-6) for frame, code in coded)
 
 
 def test_an_engine_that_never_returns_does_not_keep_the_session_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,12 +493,14 @@ def test_an_engine_that_never_returns_does_not_keep_the_session_from_ending(monk
     with session_with(gallery, engine):
         wait_until(lambda: "painted" in gallery.kinds())
         engine.stuck.clear()
-        time.sleep(0.1)
+        begun = engine.begun
+        wait_until(lambda: engine.begun > begun)
         ending = time.monotonic()
-    assert time.monotonic() - ending < 3.0
+    assert time.monotonic() - ending < 60.0  # it would be ten minutes
     engine.stuck.set()
 
 
+@pytest.mark.usefixtures("soon")
 def test_the_governor_goes_down_a_tier_and_a_new_style_stays_there() -> None:
     """The quality tier is over budget: fast takes over; a style chosen then comes in its fast tier too."""
     opened: list[tuple[str, str]] = []
@@ -419,23 +511,21 @@ def test_the_governor_goes_down_a_tier_and_a_new_style_stays_there() -> None:
 
     gallery = Gallery()
     with session_with(gallery, open_style=open_style, tier="quality", latency_budget_ms=80) as session:
-        wait_until(lambda: session._painter.look is not None and session._painter.look.tier == "fast", 9.0)
+        wait_until(lambda: session._painter.look is not None and session._painter.look.tier == "fast")
         session.change({"style": "b"})
         wait_until(lambda: session.status.painting_style == "b")
         assert session._painter.look.tier == "fast"
     assert opened[0] == ("a", "quality")
 
 
+@pytest.mark.usefixtures("soon")
 def test_a_style_without_a_fast_tier_goes_down_in_size() -> None:
-    class BySize(FakeEngine):
-        def __call__(self, frames: np.ndarray) -> np.ndarray:
-            time.sleep(0.15 if frames.shape[1] >= 450 else 0.005)
-            return super().__call__(frames)
-
     def open_style(name: str, tier: str) -> BySize:
         if (name, tier) == ("a", "fast"):
             raise ArtifactError("tier of a must be quality")
-        return BySize()
+        engine = BySize()
+        engine.is_slow = True
+        return engine
 
     gallery, said = Gallery(), []
     session = LiveSession(
@@ -444,8 +534,8 @@ def test_a_style_without_a_fast_tier_goes_down_in_size() -> None:
     )  # fmt: skip
     session.add_output(gallery.output())
     with session:
-        wait_until(lambda: session.status.work_size[0] < 450, 12.0)
+        wait_until(lambda: session.status.work_size[0] < 450)
         assert session._painter.look.tier == "quality"
         session.change({"style": "b"})
-        wait_until(lambda: session._painter.look.style == "b", 12.0)
+        wait_until(lambda: session._painter.look.style == "b")
     assert not any("cannot be used" in line or "no fast tier" in line for line in said)

@@ -1,6 +1,5 @@
 """Paintings live: one engine for all, fades and mixes in one pass, uploads that cannot hurt."""
 
-import time
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +19,7 @@ from impasto.realtime.live_settings import LiveSettings
 from impasto.realtime.live_styles import StyleShelf
 from impasto.realtime.paintings import AnyPainting, StyleBook
 
-from .live_helpers import FakeEngine
+from .live_helpers import Clock, FakeEngine
 from .test_paintings import bomb, drawn, encoded
 
 
@@ -54,6 +53,14 @@ def runner() -> VectorRunner:
 def engines(runner: VectorRunner) -> PaintingEngines:
     inputs = {"style": np.zeros((1, 2), np.float32)}
     return PaintingEngines(lambda: PictureEngine(runner, stride=4, inputs=inputs))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """By which looks fade."""
+    clock = Clock()
+    monkeypatch.setattr("impasto.realtime.live_painter.time", clock)
+    return clock
 
 
 def vector(value: float) -> np.ndarray:
@@ -103,14 +110,14 @@ def test_a_slider_mixes_two_paintings_in_one_pass(engines: PaintingEngines, runn
     assert painter(engines, mix_with="unknown", mix=1.0)(GREY).mean() == 140
 
 
-def test_paintings_fade_over_in_one_pass(engines: PaintingEngines, runner: VectorRunner) -> None:
+def test_paintings_fade_over_in_one_pass(engines: PaintingEngines, runner: VectorRunner, clock: Clock) -> None:
     fading = painter(engines, crossfade_seconds=0.3)
     fading(GREY)
     fading.show(look(engines, "c", 200.0))
     means = []
     for _ in range(14):
         means.append(fading(GREY).mean())
-        time.sleep(0.03)
+        clock.now += 0.03
     assert means[0] < 150
     assert means[-1] == 240
     assert (np.diff(means) >= 0).all()
@@ -118,21 +125,22 @@ def test_paintings_fade_over_in_one_pass(engines: PaintingEngines, runner: Vecto
     assert len(runner.styles) == 15  # one inference a picture
 
 
-def test_a_fade_from_a_trained_style_shows_both(engines: PaintingEngines) -> None:
+def test_a_fade_from_a_trained_style_shows_both(engines: PaintingEngines, clock: Clock) -> None:
     fading = Painter(size=(96, 160), settings=LiveSettings("t", crossfade_seconds=0.2))
     fading.show(LoadedStyle("t", "fast", FakeEngine(plus=10)))
     assert fading(GREY).mean() == 50
     fading.show(look(engines, "a", 100.0))
     assert fading(GREY).mean() < 140
-    time.sleep(0.25)
+    clock.now += 0.25
     assert fading(GREY).mean() == 140
     fading.show(LoadedStyle("t", "fast", FakeEngine(plus=10)))
-    assert fading(GREY).mean() > 50
-    time.sleep(0.25)
+    clock.now += 0.1
+    assert 50 < fading(GREY).mean() < 140
+    clock.now += 0.15
     assert fading(GREY).mean() == 50
 
 
-def test_a_fade_keeps_the_strength(engines: PaintingEngines) -> None:
+def test_a_fade_keeps_the_strength(engines: PaintingEngines, clock: Clock) -> None:
     """A weak painting and a weak trained style look alike here; whatever the way, no picture of the fade differs."""
 
     def trained() -> LoadedStyle:
@@ -146,7 +154,7 @@ def test_a_fade_keeps_the_strength(engines: PaintingEngines) -> None:
             fading.show(new)
             for _ in range(8):
                 means.append(fading(GREY).mean())
-                time.sleep(0.05)
+                clock.now += 0.05
         assert means == pytest.approx([60.0] * 16, abs=1.0)
 
 

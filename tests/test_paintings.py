@@ -4,7 +4,6 @@ import base64
 import os
 import struct
 import sys
-import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -141,14 +140,13 @@ def test_what_is_no_picture_is_refused_in_one_line(data: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_bomb_is_refused_before_it_is_decoded() -> None:
+def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("impasto.realtime.paintings.decode_picture", lambda *_, **__: pytest.fail("decoded"))
     data = bomb(40_000)
     assert len(data) < 1_000_000  # 1.6 gigapixels, 4.8 GB as RGB
     tracemalloc.start()
-    begun = time.perf_counter()
     with pytest.raises(ArtifactError, match="at most 134 megapixels"):
         read_painting(data, where="bomb")
-    assert time.perf_counter() - begun < 2.0
     assert tracemalloc.get_traced_memory()[1] < 50 << 20
     tracemalloc.stop()
     jpeg = bytearray(encoded(drawn(0), ".jpg"))

@@ -69,7 +69,7 @@ def test_a_browser_paints_switches_and_drags(served: SimpleNamespace, browser, p
     middle = "() => [...document.getElementById('picture').getContext('2d').getImageData(160, 90, 1, 1).data]"
 
     def shows(value: int, tolerance: int = 3) -> None:
-        wait_until(lambda: abs(page.evaluate(middle)[1] - value) <= tolerance, 8.0)
+        wait_until(lambda: abs(page.evaluate(middle)[1] - value) <= tolerance)
 
     shows(CAMERA_VALUE + 30)
     page.click("[data-name=storm]")
@@ -83,7 +83,7 @@ def test_a_browser_paints_switches_and_drags(served: SimpleNamespace, browser, p
     wait_until(lambda: abs(page.evaluate(left)[1] - CAMERA_VALUE) <= 3)
     output = browser.new_page()
     output.goto(served.panel.output_url)
-    wait_until(lambda: abs(output.evaluate(middle)[1] - CAMERA_VALUE - 80) <= 8, 8.0)  # never the comparison
+    wait_until(lambda: abs(output.evaluate(middle)[1] - CAMERA_VALUE - 80) <= 8)  # never the comparison
 
 
 def test_a_browser_adds_paintings_and_mixes_them(
@@ -112,9 +112,9 @@ def test_a_browser_adds_paintings_and_mixes_them(
     wait_until(lambda: served.session.settings.mix == 0.5)  # seen at once
     drag(page, "#mix", 0.5, 1.0)
     wait_until(lambda: served.session.settings.mix == 1.0)
-    wait_until(lambda: np.abs(np.subtract(page.evaluate(MEANS), means["red_one"])).max() < 4, 8.0)
+    wait_until(lambda: np.abs(np.subtract(page.evaluate(MEANS), means["red_one"])).max() < 4)
     drag(page, "#mix", 1.0, 0.0)
-    wait_until(lambda: np.abs(np.subtract(page.evaluate(MEANS), means["blue_märz"])).max() < 4, 8.0)
+    wait_until(lambda: np.abs(np.subtract(page.evaluate(MEANS), means["blue_märz"])).max() < 4)
 
 
 def test_a_browser_receives_webrtc(served: SimpleNamespace, browser) -> None:
@@ -128,9 +128,9 @@ def test_a_browser_receives_webrtc(served: SimpleNamespace, browser) -> None:
       canvas.getContext("2d").drawImage(video, 0, 0);
       return [...canvas.getContext("2d").getImageData(160, 90, 1, 1).data];
     }"""
-    wait_until(lambda: abs(page.evaluate(middle)[1] - CAMERA_VALUE - 30) <= 4, 15.0)
+    wait_until(lambda: abs(page.evaluate(middle)[1] - CAMERA_VALUE - 30) <= 4)
     served.controls.set({"style": "storm"})
-    wait_until(lambda: abs(page.evaluate(middle)[1] - CAMERA_VALUE - 160) <= 4, 8.0)
+    wait_until(lambda: abs(page.evaluate(middle)[1] - CAMERA_VALUE - 160) <= 4)
     assert page.evaluate("() => document.getElementById('picture').hidden")
 
 
@@ -139,11 +139,11 @@ def test_pages_that_are_opened_too_early_find_the_run(served: SimpleNamespace, b
     output, panel = browser.new_page(), browser.new_page()
     output.goto(served.panel.output_url)
     panel.goto(served.panel.control_url)
-    wait_until(lambda: "waits for the camera" in panel.text_content("#veil"), 8.0)
+    wait_until(lambda: "waits for the camera" in panel.text_content("#veil"))
     served.panel.attach(served.controls)
     middle = "() => document.getElementById('picture').getContext('2d').getImageData(160, 90, 1, 1).data[1]"
     for page in (output, panel):
-        wait_until(lambda page=page: abs(page.evaluate(middle) - CAMERA_VALUE - 30) <= 3, 8.0)
+        wait_until(lambda page=page: abs(page.evaluate(middle) - CAMERA_VALUE - 30) <= 3)
 
 
 def test_a_browser_knows_a_recording_that_failed(
@@ -153,34 +153,34 @@ def test_a_browser_knows_a_recording_that_failed(
         return page.get_attribute("#record", "aria-pressed")
 
     page.click("#record")
-    wait_until(lambda: pressed() == "true", 8.0)
+    wait_until(lambda: pressed() == "true")
     served.recordings[0].fail_after = 0
-    wait_until(lambda: pressed() == "false", 8.0)
+    wait_until(lambda: pressed() == "false")
     assert page.text_content("#record-word") == "Record"
     assert page.locator("#rec").is_hidden()
     page.click("#record")  # begins a new one
-    wait_until(lambda: len(served.recordings) == 2, 8.0)
-    wait_until(lambda: pressed() == "true", 8.0)
+    wait_until(lambda: len(served.recordings) == 2)
+    wait_until(lambda: pressed() == "true")
     monkeypatch.setattr(served.controls, "stop_recording", lambda: None)
     page.click("#record")
-    wait_until(lambda: page.text_content("#toast") == "nothing was recorded", 8.0)
+    wait_until(lambda: page.text_content("#toast") == "nothing was recorded")
 
 
 def test_the_numbers_in_the_gallery_are_those_of_the_keys(served: SimpleNamespace, browser) -> None:
     (served.styles / "broken.fast.onnx").write_bytes(b"broken")
     page = browser.new_page()
     page.goto(served.panel.control_url)
-    wait_until(lambda: page.locator("[data-name]").count() == 3, 8.0)
+    wait_until(lambda: page.locator("[data-name]").count() == 3)
     numbers = {name: page.locator(f"[data-name={name}] .key") for name in ("broken", "calm", "storm")}
     assert numbers["broken"].count() == 0
     assert [numbers[name].text_content() for name in ("calm", "storm")] == ["1", "2"]
     page.keyboard.press("2")
-    wait_until(lambda: served.session.settings.style == "storm", 8.0)
+    wait_until(lambda: served.session.settings.style == "storm")
     reason = page.text_content("[data-name=broken] small")
     assert "broken.fast.onnx" in reason
     page.focus("[data-name=broken]")  # also by the keyboard
     page.keyboard.press("Enter")
-    wait_until(lambda: page.text_content("#toast") == reason, 8.0)
+    wait_until(lambda: page.text_content("#toast") == reason)
     assert page.text_content("#style-count") == "2 installed"
 
 
@@ -192,7 +192,7 @@ def test_an_upload_that_a_proxy_refuses_is_said(served: SimpleNamespace, browser
     style = tmp_path / "new.onnx"
     style.write_bytes(b"style")
     page.set_input_files("#file", style)
-    wait_until(lambda: page.text_content("#toast").startswith("new.onnx: 502"), 8.0)
+    wait_until(lambda: page.text_content("#toast").startswith("new.onnx: 502"))
 
 
 def test_a_preset_is_replaced_or_deleted_only_after_a_question(served: SimpleNamespace, page) -> None:
@@ -212,21 +212,21 @@ def test_a_preset_is_replaced_or_deleted_only_after_a_question(served: SimpleNam
         page.keyboard.press("Enter")
 
     page.on("dialog", answer)
-    wait_until(lambda: page.locator("[data-name]").count() == 2, 8.0)
+    wait_until(lambda: page.locator("[data-name]").count() == 2)
     save()
-    wait_until(lambda: page.input_value("#preset") == "night", 8.0)
+    wait_until(lambda: page.input_value("#preset") == "night")
     served.controls.set({"style": "storm"})
-    wait_until(lambda: page.input_value("#preset") == "", 8.0)  # the look is another now
+    wait_until(lambda: page.input_value("#preset") == "")  # the look is another now
     save()
-    wait_until(lambda: asked == ["Replace “night”?"], 8.0)
+    wait_until(lambda: asked == ["Replace “night”?"])
     assert 'style = "calm"' in kept.read_text()
     save()
-    wait_until(lambda: 'style = "storm"' in kept.read_text(), 8.0)
-    wait_until(lambda: page.input_value("#preset") == "night", 8.0)
+    wait_until(lambda: 'style = "storm"' in kept.read_text())
+    wait_until(lambda: page.input_value("#preset") == "night")
     page.click("#preset-delete")
     assert kept.is_file()
     page.click("#preset-delete")
-    wait_until(lambda: not kept.exists(), 8.0)
+    wait_until(lambda: not kept.exists())
     assert asked == ["Replace “night”?"] * 2 + ["Delete “night”?"] * 2
 
 
@@ -235,7 +235,7 @@ def test_a_file_may_be_dropped_anywhere_and_a_refusal_names_it(served: SimpleNam
     errors: list[object] = []
     page.on("pageerror", lambda error: errors.append(error))
     page.goto(served.panel.control_url)
-    wait_until(lambda: page.locator("[data-name]").count() == 2, 8.0)
+    wait_until(lambda: page.locator("[data-name]").count() == 2)
     prevented = page.evaluate("""() => {
       const dataTransfer = new DataTransfer();
       dataTransfer.items.add(new File(["junk"], "drawing.onnx"));
@@ -243,7 +243,7 @@ def test_a_file_may_be_dropped_anywhere_and_a_refusal_names_it(served: SimpleNam
         !document.getElementById("frame").dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true })));
     }""")  # noqa: E501
     assert prevented == [True, True]  # the browser does not open the file itself
-    wait_until(lambda: page.text_content("#toast").startswith("drawing.onnx: "), 8.0)
+    wait_until(lambda: page.text_content("#toast").startswith("drawing.onnx: "))
     page.wait_for_timeout(100)
     assert "adding" not in page.text_content("#toast")
     assert not errors  # a refusal is no error of the page
@@ -254,13 +254,13 @@ def test_the_gallery_follows_the_styles_and_keeps_the_focus(
 ) -> None:
     page = browser.new_page()  # its console may tell of a preview that came too late
     page.goto(served.panel.control_url)
-    wait_until(lambda: page.locator("[data-name]").count() == 2, 8.0)
+    wait_until(lambda: page.locator("[data-name]").count() == 2)
     page.focus("[data-name=storm]")
     make_artifact(identity_model, name="fresh").path.rename(served.styles / "fresh.fast.onnx")
-    wait_until(lambda: page.locator("[data-name=fresh]").count() == 1, 8.0)
+    wait_until(lambda: page.locator("[data-name=fresh]").count() == 1)
     assert page.evaluate("document.activeElement.dataset.name") == "storm"
     (served.styles / "fresh.fast.onnx").unlink()
-    wait_until(lambda: page.locator("[data-name=fresh]").count() == 0, 8.0)
+    wait_until(lambda: page.locator("[data-name=fresh]").count() == 0)
     named = page.evaluate("""() => {
       styles = ["kuche", "kuche-2"].map((name) => ({ name, title: "Küche", painting: true, artist: "" }));
       return styles.map((style) => called(style.name));
@@ -269,34 +269,34 @@ def test_the_gallery_follows_the_styles_and_keeps_the_focus(
 
 
 def test_a_key_that_is_held_acts_once(served: SimpleNamespace, page) -> None:
-    wait_until(lambda: page.locator("[data-name]").count() == 2, 8.0)
+    wait_until(lambda: page.locator("[data-name]").count() == 2)
     for _ in range(3):
         page.keyboard.down("r")
         page.wait_for_timeout(100)
     page.keyboard.up("r")
-    wait_until(lambda: page.get_attribute("#record", "aria-pressed") == "true", 8.0)
+    wait_until(lambda: page.get_attribute("#record", "aria-pressed") == "true")
     assert len(served.recordings) == 1
     for _ in range(3):
         page.keyboard.down("-")
-    wait_until(lambda: served.session.settings.strength == pytest.approx(0.7), 8.0)
+    wait_until(lambda: served.session.settings.strength == pytest.approx(0.7))
 
 
 def test_a_page_whose_program_is_gone_shows_nothing_of_it(served: SimpleNamespace, page) -> None:
     page.click("#record")
-    wait_until(lambda: page.text_content("#record-word") == "Stop", 8.0)
-    wait_until(lambda: page.locator("#outputs tr").count() > 0, 8.0)
+    wait_until(lambda: page.text_content("#record-word") == "Stop")
+    wait_until(lambda: page.locator("#outputs tr").count() > 0)
     page.evaluate("() => { connect = () => {}; socket.close(); }")  # as if the program had ended
-    wait_until(lambda: page.text_content("#camera-text") == "not connected", 8.0)
+    wait_until(lambda: page.text_content("#camera-text") == "not connected")
     assert page.text_content("#record-word") == "Record"
     assert page.locator("#rec").is_hidden()
     assert page.locator("#outputs tr").count() == 0
     assert page.text_content("#fps") == page.text_content("#badge") == "–"
     page.click("[data-name=storm]")
-    wait_until(lambda: page.text_content("#toast") == "the program cannot be reached", 8.0)
+    wait_until(lambda: page.text_content("#toast") == "the program cannot be reached")
 
 
 def test_a_screen_reader_finds_the_pictures_and_is_left_in_peace(served: SimpleNamespace, page) -> None:
-    wait_until(lambda: page.text_content("#camera-text") == "fake camera", 8.0)
+    wait_until(lambda: page.text_content("#camera-text") == "fake camera")
     assert page.get_by_role("img", name="Live painted picture").count() == 1
     assert page.get_by_role("heading", name="Impasto").count() == 1
     changes = page.evaluate("""async () => {

@@ -13,6 +13,8 @@ import pytest
 from impasto.realtime.frame import Frame, StreamInfo
 from impasto.realtime.pipeline import Pipeline
 
+from .live_helpers import wait_until
+
 LENGTH = 20
 
 
@@ -105,10 +107,11 @@ def test_the_first_error_of_any_stage_reaches_the_caller(stage: str, place: int)
     }
     progress = Counter(raise_at=place if stage == "progress" else None)
     pipeline = Pipeline(parts["source"], parts["style"], [parts["sink"]], on_progress=lambda p: progress.tick())
+    before = set(threading.enumerate())
     with pytest.raises(Boom) as caught:
         pipeline.run()
     assert any(entry.name == "tick" for entry in caught.traceback)  # its own traceback, not that of a join
-    assert not [t for t in threading.enumerate() if t.name.startswith("impasto")]
+    assert not [t for t in threading.enumerate() if t not in before and t.name.startswith("impasto")]
 
 
 def test_an_error_frees_stages_that_wait() -> None:
@@ -117,7 +120,7 @@ def test_an_error_frees_stages_that_wait() -> None:
     began = time.perf_counter()
     with pytest.raises(Boom):
         Pipeline(source, FakeStyle(), [FakeSink(raise_at=3, seconds=0.05)]).run()
-    assert time.perf_counter() - began < 2
+    assert time.perf_counter() - began < 60
     assert source.closed.is_set()
 
 
@@ -155,12 +158,19 @@ def test_stop_before_the_run_is_an_empty_run() -> None:
 
 
 def test_live_frames_are_dropped_rather_than_queued() -> None:
-    """A camera at 500 frames/s before a style at 50: the newest is painted, the rest counted."""
-    source, sink = FakeSource(100, live=True, seconds=0.002), FakeSink()
-    report = Pipeline(source, FakeStyle(seconds=0.02), [sink]).run()
+    """A camera that sends ten pictures while one is painted: the newest is painted, the rest counted."""
+
+    class Slow(FakeStyle):
+        def __call__(self, frame: Frame) -> Frame:
+            upto = min(source.calls + 10, 100)
+            wait_until(lambda: source.calls >= upto)
+            return super().__call__(frame)
+
+    source, sink = FakeSource(100, live=True), FakeSink()
+    report = Pipeline(source, Slow(), [sink]).run()
     assert report.frames_in == 100
     assert report.frames_out + report.frames_dropped == 100
-    assert report.frames_dropped > 50
+    assert report.frames_dropped > 80
     times = [frame.pts for frame in sink.frames]
     assert times == sorted(times)
     assert times[-1] == Fraction(99, 25)  # the newest wins
@@ -170,12 +180,12 @@ def test_stop_frees_a_live_source_that_waits() -> None:
     class Silent(FakeSource):
         def __iter__(self) -> Iterator[Frame]:
             yield Frame(np.zeros((8, 8, 3), np.uint8), Fraction(0))
-            self.closed.wait(20)
+            self.closed.wait(120)
 
     pipeline = Pipeline(Silent(live=True), FakeStyle(), [FakeSink()], on_progress=lambda p: pipeline.stop())
     began = time.perf_counter()
     assert pipeline.run().stopped
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 60
 
 
 def test_an_interrupt_in_the_caller_stops_all_threads() -> None:

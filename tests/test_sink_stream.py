@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,16 +45,17 @@ def test_a_stream_reaches_a_real_server(tmp_path: Path, address: str, listen: li
     if "srt" in url and b"srt" not in subprocess.run(["ffmpeg", "-protocols"], capture_output=True).stdout:
         pytest.skip("this ffmpeg has no SRT")
     target = tmp_path / "got.nut"
-    enough = ["-frames:v", "50"] if "udp" in url else []  # UDP has no end
+    enough = ["-frames:v", "120"] if "udp" in url else []  # UDP has no end
     server = subprocess.Popen(
         ["ffmpeg", "-v", "error", "-y", *listen, heard, "-c", "copy", *enough, str(target)],
         stdin=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         if "udp" in url:
-            time.sleep(0.8)  # nobody tells a sender that nobody listens yet
-        send(url)
-        server.wait(10)
+            send(url, until=lambda: server.poll() is not None)  # nobody tells a sender that nobody listens yet
+        else:
+            send(url, server=server)
+        server.wait(60)
     finally:
         server.kill()
         server.wait()
@@ -63,19 +65,23 @@ def test_a_stream_reaches_a_real_server(tmp_path: Path, address: str, listen: li
     assert (frames[0].width, frames[0].height) == (160, 96)
 
 
-def send(url: str) -> None:
-    """90 pictures at twice real time, once the server listens."""
-    end = time.monotonic() + 8
+def send(url: str, *, until: Callable[[], bool] | None = None, server: subprocess.Popen | None = None) -> None:
+    """90 pictures at eight times real time, once the server listens; or many more, `until` it has enough."""
+    end = time.monotonic() + 60
     while True:
         try:
             with NetworkStream(url, SINK_INFO) as stream:
-                for frame in pictures(90):
+                for frame in pictures(90 if until is None else 10_000):
+                    if until is not None and until():
+                        break
                     stream.write(frame)
-                    time.sleep(1 / 60)
+                    time.sleep(1 / 240)
             return
-        except SinkError:
+        except SinkError as exc:
+            if server is not None and server.poll() is not None and "refused" in str(exc):
+                pytest.skip("this ffmpeg cannot listen")  # 9.0's RTSP says "listen_timeout out of range"
             assert time.monotonic() < end, "the server never listened"
-            time.sleep(0.2)
+            time.sleep(0.1)
 
 
 LISTEN = """
@@ -94,7 +100,7 @@ def test_a_stream_reaches_whoever_listens(scheme: str, form: str) -> None:
     with subprocess.Popen([sys.executable, "-c", LISTEN, url, form], stdout=subprocess.PIPE, text=True) as server:
         try:
             send(url)
-            assert server.communicate(timeout=10)[0] == "90 160 96\n"
+            assert server.communicate(timeout=60)[0] == "90 160 96\n"
         finally:
             server.kill()
 
@@ -161,7 +167,7 @@ def test_a_server_that_says_nothing_stops_nobody_else(monkeypatch: pytest.Monkey
 
 
 def test_a_server_that_stops_reading_is_lost(monkeypatch: pytest.MonkeyPatch, silent_server: int) -> None:
-    monkeypatch.setattr(sink_stream, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(sink_stream, "TIMEOUT_SECONDS", 2.0)  # in which a busy machine can connect
 
     def push() -> None:
         with NetworkStream(f"tcp://127.0.0.1:{silent_server}", SINK_INFO, bitrate_kbps=50_000) as stream:

@@ -42,7 +42,7 @@ def run(device: str, tmp_path: Path, **environment: str) -> str:
     shim = build_shim("fakeloop", tmp_path)
     variables = os.environ | {"LD_PRELOAD": str(shim), "FAKELOOP_FILE": str(tmp_path / "loop.raw")} | environment
     done = subprocess.run(
-        [sys.executable, "-c", WRITE, device], env=variables, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", WRITE, device], env=variables, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -79,7 +79,7 @@ def test_readers_of_a_device_are_noticed(tmp_path: Path) -> None:
     readers = LoopbackReaders(str(device))
     assert not readers.any()
     with device.open() as opened:
-        other = subprocess.Popen(["sleep", "20"], stdin=opened)
+        other = subprocess.Popen(["sleep", "600"], stdin=opened)
     wait_until(readers.any)
     assert LoopbackReaders(str(device)).any()  # also one that came first
     other.kill()
