@@ -88,7 +88,7 @@ class LiveControls:
             self._show(names[(here + step) % len(names)])
 
     def nth_style(self, number: int) -> None:
-        """The style with this number, from 1."""
+        """The style with this number, from 1, in the order of `StyleShelf.entries`."""
         entries = self.usable_styles()
         if 1 <= number <= len(entries):
             self._show(entries[number - 1].name)

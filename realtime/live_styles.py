@@ -5,6 +5,7 @@ import itertools
 import logging
 import re
 import threading
+import time
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..assets import DEMO_CLIP, find_style, installed_styles, user_styles
+from ..assets import DEMO_CLIP, find_style, installed_styles, shipped_styles, user_styles
 from ..export.arbitrary import Vector
 from ..export.artifact import Artifact, StyleOrigin, load_artifact, load_style
 from .engine import Engine
@@ -76,6 +77,7 @@ class StyleShelf:
         self._previews: dict[str, bytes] = {}
         """By the artifact's sum."""
         self._extra = load_style(extra) if extra is not None else None
+        self._extra_since = time.time_ns()
 
     @property
     def extra_name(self) -> str:
@@ -88,9 +90,11 @@ class StyleShelf:
         return self._extra.metadata.tier if self._extra else ""
 
     def entries(self) -> list[StyleEntry]:
-        """Every style, by name."""
-        styles = self._styles()
-        return [self._entry(name, styles[name]) for name in sorted(styles)]
+        """Every style: those that ship by name, then the user's own in the order in which they were added.
+
+        A style of theirs gives no other another number.
+        """
+        return [self._entry(name, tiers) for name, tiers in self._styles().items()]
 
     def version(self) -> str:
         """Another one as soon as a style comes, goes or is replaced."""
@@ -103,9 +107,12 @@ class StyleShelf:
 
     def _styles(self) -> dict[str, dict[Tier, Path]]:
         styles = {name: dict(tiers) for name, tiers in installed_styles().items()}
+        ship = shipped_styles()
+        added_at = {n: 0 if n in ship else min(map(_changed_at, tiers.values())) for n, tiers in styles.items()}
         if self._extra is not None:
-            styles.setdefault(self._extra.metadata.name, {})[self._extra.metadata.tier] = self._extra.path
-        return styles
+            added_at.setdefault(self.extra_name, self._extra_since)
+            styles.setdefault(self.extra_name, {})[self._extra.metadata.tier] = self._extra.path
+        return dict(sorted(styles.items(), key=lambda style: added_at[style[0]]))
 
     def open(self, name: str, tier: Tier) -> Engine:
         """Load a style; an `ImpastoError` says why not."""
