@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..assets import DEMO_CLIP, find_style, installed_styles, shipped_styles, user_styles
+from ..assets import DEMO_CLIP, find_style, installed_styles, remove_style, shipped_styles, user_styles
 from ..export.arbitrary import Vector
 from ..export.artifact import Artifact, StyleOrigin, load_artifact, load_style
 from .engine import Engine
@@ -50,6 +50,8 @@ class StyleEntry:
     """Why it cannot be used, or ""."""
     sha256: str = ""
     """Of its artifact: another painting under the same name has another."""
+    removable: bool = False
+    """One of the user's own; those that ship stay."""
 
 
 class StyleShelf:
@@ -109,9 +111,9 @@ class StyleShelf:
         styles = {name: dict(tiers) for name, tiers in installed_styles().items()}
         ship = shipped_styles()
         added_at = {n: 0 if n in ship else min(map(_changed_at, tiers.values())) for n, tiers in styles.items()}
-        if self._extra is not None:
-            added_at.setdefault(self.extra_name, self._extra_since)
-            styles.setdefault(self.extra_name, {})[self._extra.metadata.tier] = self._extra.path
+        if (extra := self._extra) is not None:
+            added_at.setdefault(extra.metadata.name, self._extra_since)
+            styles.setdefault(extra.metadata.name, {})[extra.metadata.tier] = extra.path
         return dict(sorted(styles.items(), key=lambda style: added_at[style[0]]))
 
     def open(self, name: str, tier: Tier) -> Engine:
@@ -202,22 +204,31 @@ class StyleShelf:
         self._vectors.pop(free, None)
         return self._entry(free, installed_styles()[free])
 
+    def remove(self, name: str) -> None:
+        """Take away a style of the user's own, as `impasto styles remove` does; an `ArtifactError` if it is none."""
+        remove_style(name)
+        self._vectors.pop(name, None)
+        if self._extra is not None and not self._extra.path.exists():  # it was named by its path in that folder
+            self._extra = None
+
     def _find(self, name: str, tier: Tier) -> Artifact:
-        if self._extra is not None and (name, tier) == (self._extra.metadata.name, self._extra.metadata.tier):
-            return self._extra
+        extra = self._extra
+        if extra is not None and (name, tier) == (extra.metadata.name, extra.metadata.tier):
+            return extra
         return self._artifact(find_style(name, tier))
 
     def _entry(self, name: str, tiers: dict[Tier, Path]) -> StyleEntry:
         path = tiers.get("fast") or next(iter(tiers.values()))
+        removable = any((user_styles() / f"{name}.{tier}.onnx").is_file() for tier in tiers)
         try:
             artifact = self._artifact(path)
         except ArtifactError as exc:
-            return StyleEntry(name, tuple(sorted(tiers)), problem=str(exc))
+            return StyleEntry(name, tuple(sorted(tiers)), problem=str(exc), removable=removable)
         style = artifact.metadata.style
         painting = self._vector_in(artifact) is not None
         return StyleEntry(
             name, tuple(sorted(tiers)), style.title, style.artist, style.year, style.licence, painting,
-            sha256=artifact.sha256,
+            sha256=artifact.sha256, removable=removable,
         )  # fmt: skip
 
     def _artifact(self, path: Path) -> Artifact:

@@ -209,6 +209,19 @@ def test_a_style_of_ones_own_gives_no_other_another_number(
     assert order(StyleShelf()) == ["mosaic", "udnie", "wave", "zebra", "apple", "next"]  # as after a restart
 
 
+def test_a_painting_that_was_removed_is_known_no_more(shelf: StyleShelf, tmp_path: Path) -> None:
+    shelf.add_painting(encoded(drawn(1), ".jpg"), "wave")
+    before = shelf.vector("wave")
+    assert before is not None
+    shelf.remove("wave")
+    assert shelf.vector("wave") is None
+    shelf.add_painting(encoded(drawn(2), ".jpg"), "wave")  # the name is free again
+    assert np.abs(shelf.vector("wave") - before).max() > 0
+    named = StyleShelf(extra=tmp_path / "styles" / "wave.fast.onnx", book=shelf._book)
+    named.remove("wave")
+    assert named.entries() == []
+
+
 def test_no_name_is_opened_as_a_path(shelf: StyleShelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.add_painting(encoded(drawn(1), ".jpg"), "wave")
     outside = (tmp_path / "styles" / "wave.fast.onnx").rename(tmp_path / "outside.onnx")
