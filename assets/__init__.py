@@ -18,7 +18,16 @@ from ..export.errors import ArtifactError
 
 Tier = Literal["fast", "quality"]
 
-__all__ = ["DEMO_CLIP", "Tier", "find_style", "installed_styles", "style_folders", "user_styles"]
+__all__ = [
+    "DEMO_CLIP",
+    "Tier",
+    "find_style",
+    "installed_styles",
+    "remove_style",
+    "shipped_styles",
+    "style_folders",
+    "user_styles",
+]
 
 DEMO_CLIP = Path(__file__).with_name("demo.mp4")
 """Four seconds of 640x360 with sound."""
@@ -46,15 +55,37 @@ def installed_styles() -> dict[str, dict[Tier, Path]]:
     """Style name to its artifacts by tier, sorted by name. Files are `NAME.TIER.onnx`; nothing is opened."""
     found: dict[str, dict[Tier, Path]] = {}
     for folder in reversed(style_folders()):
-        if not folder.is_dir():
-            continue
-        here: dict[str, dict[Tier, Path]] = {}  # a style hides another whole: tiers of two paintings are no style
-        for path in sorted(folder.glob("*.*.onnx")):  # fast before quality
-            name, tier = path.name.removesuffix(".onnx").rsplit(".", 1)
-            if tier in get_args(Tier):
-                here.setdefault(name, {})[tier] = path  # type: ignore[index]
-        found |= here
+        found |= _styles_in(folder)  # a style hides another whole: tiers of two paintings are no style
     return dict(sorted(found.items()))
+
+
+def shipped_styles() -> frozenset[str]:
+    """Names of the styles that ship, also of one that a style of the user's own hides."""
+    return frozenset(_styles_in(style_folders()[-1]))
+
+
+def _styles_in(folder: Path) -> dict[str, dict[Tier, Path]]:
+    found: dict[str, dict[Tier, Path]] = {}
+    for path in sorted(folder.glob("*.*.onnx")) if folder.is_dir() else ():  # fast before quality
+        name, tier = path.name.removesuffix(".onnx").rsplit(".", 1)
+        if tier in get_args(Tier):
+            found.setdefault(name, {})[tier] = path  # type: ignore[index]
+    return found
+
+
+def remove_style(name: str, tier: str | None = None) -> list[Path]:
+    """Take away a style of the user's own, or one tier of it; returns the files that are gone.
+
+    Raises:
+        ArtifactError: there is none; those that ship stay.
+    """
+    wanted = {f"{name}.{one}{kind}.onnx" for one in ((tier,) if tier else get_args(Tier)) for kind in ("", ".int8")}
+    own = [path for path in user_styles().glob("*.*.onnx") if path.name in wanted]
+    if not own:
+        raise ArtifactError(f"no style of your own is called {name!r}{f' ({tier})' if tier else ''} in {user_styles()}")
+    for path in own:
+        path.unlink()
+    return own
 
 
 def find_style(name: str, tier: str | None = None) -> Path:

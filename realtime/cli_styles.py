@@ -6,12 +6,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from ..assets import DEMO_CLIP, Tier, installed_styles, user_styles
+from ..assets import DEMO_CLIP, installed_styles, remove_style, user_styles
 from ..training.whole_file import whole_file
 from .errors import ArtifactError, SinkError, SourceError
 
@@ -100,12 +100,7 @@ def remove(
     tier: Annotated[str | None, typer.Option(help="Only this tier.")] = None,
 ) -> None:
     """Remove a style that `add` installed; those that ship stay."""
-    wanted = {f"{name}.{one}{kind}.onnx" for one in ((tier,) if tier else get_args(Tier)) for kind in ("", ".int8")}
-    own = [path for path in user_styles().glob("*.*.onnx") if path.name in wanted]
-    if not own:
-        raise ArtifactError(f"no style of your own is called {name!r}{f' ({tier})' if tier else ''} in {user_styles()}")
-    for path in own:
-        path.unlink()
+    for path in remove_style(name, tier):
         print(f"removed {path}")
 
 

@@ -171,6 +171,10 @@ class LiveSession:
                 self._loader.ask(after.style, after.tier if self._governor is None else self._governor.rung.tier)
         return after
 
+    def forget(self, style: str) -> None:
+        """A style was removed: what comes under its name from now on is another one."""
+        self._loader.forget(style)
+
     def _take_settings(self, after: LiveSettings) -> None:
         """With the lock held. The governor's ladder is that of the tier, of a style that has both."""
         before, self._settings = self._settings, after

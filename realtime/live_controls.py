@@ -88,7 +88,7 @@ class LiveControls:
             self._show(names[(here + step) % len(names)])
 
     def nth_style(self, number: int) -> None:
-        """The style with this number, from 1."""
+        """The style with this number, from 1, in the order of `StyleShelf.entries`."""
         entries = self.usable_styles()
         if 1 <= number <= len(entries):
             self._show(entries[number - 1].name)
@@ -96,6 +96,31 @@ class LiveControls:
     def usable_styles(self) -> list[StyleEntry]:
         """Styles that are whole."""
         return [entry for entry in self.shelf.entries() if not entry.problem]
+
+    def remove_style(self, name: str) -> None:
+        """Take away a style of the user's own; if it paints, the first of the others goes on.
+
+        Raises:
+            ValueError: it is none of theirs, or the only style that can paint.
+        """
+        own = [entry.name for entry in self.shelf.entries() if entry.removable]
+        if name not in own:
+            raise ValueError(
+                f"style must be one of your own to be removed ({', '.join(own) or 'none yet'}), got {name!r}"
+            )
+        settings = self.session.settings
+        first = next((entry for entry in self.usable_styles() if entry.name != name), None)
+        if settings.style == name and first is None:
+            raise ValueError(f"{name} must stay as long as there is no other style to paint with")
+        self.shelf.remove(name)
+        changes: dict[str, Any] = {"mix_with": ""} if settings.mix_with == name else {}
+        if settings.style == name and first is not None:
+            tier = settings.tier if settings.tier in first.tiers else first.tiers[0]
+            changes |= {"style": first.name, "tier": tier}
+        if changes:
+            self.session.change(changes)
+        self.session.forget(name)
+        self._on_event(f"removed style {name}")
 
     def start_recording(self, path: Path | None = None) -> Path:
         """Record to `path`, or to a new file named after the time; returns the file."""

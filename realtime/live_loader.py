@@ -3,6 +3,7 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
+from queue import SimpleQueue
 
 from .engine import Engine
 from .errors import EngineError, ImpastoError
@@ -51,10 +52,15 @@ class StyleLoader:
         self._loaded: OrderedDict[tuple[str, str], LoadedStyle] = OrderedDict()
         self._warm_sizes: set[tuple[tuple[str, str], Size]] = set()
         self._retired: list[Engine] = []
+        self._removed: SimpleQueue[str] = SimpleQueue()
 
     def ask(self, style: str, tier: Tier) -> None:
         """Load this next; what was asked for before and is not begun yet is forgotten."""
         self._wanted.put((style, tier))
+
+    def forget(self, style: str) -> None:
+        """Its artifact is gone, and another one may come under its name: load that when it is asked for."""
+        self._removed.put(style)
 
     def take(self) -> LoadedStyle | None:
         """A style that has become ready since the last call."""
@@ -80,6 +86,7 @@ class StyleLoader:
     def _load_next(self) -> None:
         wanted = self._wanted.take(0.25)
         self._close_retired()
+        self._forget_removed()
         if wanted is None or self._wanted.closed:
             return
         self.loading = wanted[0]
@@ -122,9 +129,17 @@ class StyleLoader:
         return loaded
 
     def _forget_oldest(self) -> None:
-        key, oldest = self._loaded.popitem(last=False)
+        self._retire(next(iter(self._loaded)))
+
+    def _forget_removed(self) -> None:
+        while not self._removed.empty():
+            style = self._removed.get()
+            for key in [key for key in self._loaded if key[0] == style]:
+                self._retire(key)
+
+    def _retire(self, key: tuple[str, str]) -> None:
         self._warm_sizes = {entry for entry in self._warm_sizes if entry[0] != key}
-        self._retired.append(oldest.engine)
+        self._retired.append(self._loaded.pop(key).engine)
 
     def _close_retired(self) -> None:
         """An engine holds tens of megabytes and threads: it goes as soon as no fade paints with it any more."""

@@ -5,6 +5,7 @@ import itertools
 import logging
 import re
 import threading
+import time
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..assets import DEMO_CLIP, find_style, installed_styles, user_styles
+from ..assets import DEMO_CLIP, find_style, installed_styles, remove_style, shipped_styles, user_styles
 from ..export.arbitrary import Vector
 from ..export.artifact import Artifact, StyleOrigin, load_artifact, load_style
 from .engine import Engine
@@ -49,6 +50,8 @@ class StyleEntry:
     """Why it cannot be used, or ""."""
     sha256: str = ""
     """Of its artifact: another painting under the same name has another."""
+    removable: bool = False
+    """One of the user's own; those that ship stay."""
 
 
 class StyleShelf:
@@ -76,6 +79,7 @@ class StyleShelf:
         self._previews: dict[str, bytes] = {}
         """By the artifact's sum."""
         self._extra = load_style(extra) if extra is not None else None
+        self._extra_since = time.time_ns()
 
     @property
     def extra_name(self) -> str:
@@ -88,9 +92,11 @@ class StyleShelf:
         return self._extra.metadata.tier if self._extra else ""
 
     def entries(self) -> list[StyleEntry]:
-        """Every style, by name."""
-        styles = self._styles()
-        return [self._entry(name, styles[name]) for name in sorted(styles)]
+        """Every style: those that ship by name, then the user's own in the order in which they were added.
+
+        A style of theirs gives no other another number.
+        """
+        return [self._entry(name, tiers) for name, tiers in self._styles().items()]
 
     def version(self) -> str:
         """Another one as soon as a style comes, goes or is replaced."""
@@ -103,9 +109,12 @@ class StyleShelf:
 
     def _styles(self) -> dict[str, dict[Tier, Path]]:
         styles = {name: dict(tiers) for name, tiers in installed_styles().items()}
-        if self._extra is not None:
-            styles.setdefault(self._extra.metadata.name, {})[self._extra.metadata.tier] = self._extra.path
-        return styles
+        ship = shipped_styles()
+        added_at = {n: 0 if n in ship else min(map(_changed_at, tiers.values())) for n, tiers in styles.items()}
+        if (extra := self._extra) is not None:
+            added_at.setdefault(extra.metadata.name, self._extra_since)
+            styles.setdefault(extra.metadata.name, {})[extra.metadata.tier] = extra.path
+        return dict(sorted(styles.items(), key=lambda style: added_at[style[0]]))
 
     def open(self, name: str, tier: Tier) -> Engine:
         """Load a style; an `ImpastoError` says why not."""
@@ -195,22 +204,31 @@ class StyleShelf:
         self._vectors.pop(free, None)
         return self._entry(free, installed_styles()[free])
 
+    def remove(self, name: str) -> None:
+        """Take away a style of the user's own, as `impasto styles remove` does; an `ArtifactError` if it is none."""
+        remove_style(name)
+        self._vectors.pop(name, None)
+        if self._extra is not None and not self._extra.path.exists():  # it was named by its path in that folder
+            self._extra = None
+
     def _find(self, name: str, tier: Tier) -> Artifact:
-        if self._extra is not None and (name, tier) == (self._extra.metadata.name, self._extra.metadata.tier):
-            return self._extra
+        extra = self._extra
+        if extra is not None and (name, tier) == (extra.metadata.name, extra.metadata.tier):
+            return extra
         return self._artifact(find_style(name, tier))
 
     def _entry(self, name: str, tiers: dict[Tier, Path]) -> StyleEntry:
         path = tiers.get("fast") or next(iter(tiers.values()))
+        removable = any((user_styles() / f"{name}.{tier}.onnx").is_file() for tier in tiers)
         try:
             artifact = self._artifact(path)
         except ArtifactError as exc:
-            return StyleEntry(name, tuple(sorted(tiers)), problem=str(exc))
+            return StyleEntry(name, tuple(sorted(tiers)), problem=str(exc), removable=removable)
         style = artifact.metadata.style
         painting = self._vector_in(artifact) is not None
         return StyleEntry(
             name, tuple(sorted(tiers)), style.title, style.artist, style.year, style.licence, painting,
-            sha256=artifact.sha256,
+            sha256=artifact.sha256, removable=removable,
         )  # fmt: skip
 
     def _artifact(self, path: Path) -> Artifact:

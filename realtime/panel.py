@@ -9,6 +9,7 @@ Interface (JSON in and out; `Authorization: Bearer TOKEN` for programs, a cookie
 | GET /api/styles, /api/styles/NAME/preview | the gallery, a JPEG |
 | POST /api/styles (application/octet-stream) | take in a style artifact |
 | POST /api/paintings?name=N (application/octet-stream) | make a style of a picture |
+| POST /api/styles/NAME/remove {} | take away a style of the user's own |
 | POST /api/settings {style, tier, strength, keep_colors, smoothing, mirror, crossfade_seconds, mix_with, mix} | any |
 | POST /api/key {key} | what a hotkey does |
 | POST /api/record {on} | start or finish a recording; the name of its file comes back, null where none was saved |

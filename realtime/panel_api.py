@@ -43,6 +43,7 @@ class PanelApi:
             web.post("/api/camera", self.camera),
             web.post("/api/presets", self.presets),
             web.post("/api/styles", self.upload),
+            web.post("/api/styles/{name}/remove", self.remove),
             web.post("/api/paintings", self.upload_painting),
         ]
 
@@ -130,6 +131,11 @@ class PanelApi:
         finally:
             path.unlink(missing_ok=True)
         return web.json_response(asdict(entry))
+
+    async def remove(self, request: web.Request) -> web.StreamResponse:
+        await _json(request)
+        await self._run.call(self._run.controls.remove_style, request.match_info["name"])
+        return web.json_response(await self._run.call(self._run.controls.state))
 
     async def upload_painting(self, request: web.Request) -> web.StreamResponse:
         """The body is a picture file; the query says what the person calls it."""

@@ -41,6 +41,19 @@ def controls(
     )  # fmt: skip
 
 
+def test_the_only_style_stays_and_a_mix_loses_what_is_removed(
+    controls: LiveControls, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMPASTO_STYLES", str(tmp_path))
+    controls.session.change({"mix_with": "storm", "mix": 0.5})
+    controls.remove_style("storm")
+    assert said == ["removed style storm"]
+    assert controls.session.settings == LiveSettings("calm", mix=0.5)
+    with pytest.raises(ValueError, match="calm must stay as long as there is no other style to paint with"):
+        controls.remove_style("calm")
+    assert (tmp_path / "calm.fast.onnx").is_file()
+
+
 def test_a_tier_that_the_style_has_not_is_refused(controls: LiveControls, said: list[str]) -> None:
     controls.press("t")
     assert said == ["tier of calm must be one of fast, got 'quality'"]

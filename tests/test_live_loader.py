@@ -119,3 +119,20 @@ def test_the_thread_survives_those_that_it_tells() -> None:
         told.loader._on_failure = told.loader._on_refused = nobody
         show(told, "a")
         show(told, "b")
+
+
+def test_a_style_that_was_removed_is_opened_anew_under_its_name() -> None:
+    engines: dict[str, list[FakeEngine]] = {"a": [], "b": []}
+
+    def open_style(style: str, tier: str) -> FakeEngine:
+        engines[style].append(FakeEngine())
+        return engines[style][-1]
+
+    with loading(open_style) as told:
+        show(told, "a")
+        show(told, "b")
+        told.loader.forget("a")
+        show(told, "a")
+        assert [len(engines[style]) for style in "ab"] == [2, 1]
+        wait_until(lambda: engines["a"][0].closed == 1)
+        assert engines["a"][1].closed == engines["b"][0].closed == 0

@@ -1,5 +1,6 @@
 """Paintings live: one engine for all, fades and mixes in one pass, uploads that cannot hurt."""
 
+import os
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -186,6 +187,47 @@ def test_an_uploaded_picture_becomes_a_style(shelf: StyleShelf, tmp_path: Path) 
     assert (style.kind, len(style.style.sha256)) == ("single", 64)
     np.testing.assert_allclose(shelf.vector("painting"), shelf.vector("etc-passwd"))
     assert shelf.vector("nobody") is None
+
+
+def test_a_style_of_ones_own_gives_no_other_another_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_artifact, identity_model
+) -> None:
+    own, ours = tmp_path / "own", tmp_path / "ours"
+    monkeypatch.setenv("IMPASTO_STYLES", str(own))
+    monkeypatch.setattr("impasto.assets.style_folders", lambda: (own, ours))
+
+    def put(folder: Path, name: str, day: int) -> None:
+        folder.mkdir(exist_ok=True)
+        path = make_artifact(identity_model, name=name).path.rename(folder / f"{name}.fast.onnx")
+        os.utime(path, ns=(0, day * 86_400 * 10**9))
+
+    def order(shelf: StyleShelf) -> list[str]:
+        return [entry.name for entry in shelf.entries()]
+
+    for day, name in enumerate(("wave", "mosaic", "udnie")):
+        put(ours, name, 20_000 - day)
+    extra = make_artifact(identity_model, name="given").path.rename(tmp_path / "given.onnx")
+    shelf = StyleShelf(extra=extra)
+    assert order(shelf) == ["mosaic", "udnie", "wave", "given"]
+    put(own, "zebra", 10_000)
+    put(own, "apple", 10_001)
+    put(own, "udnie", 10_002)  # hides ours, and has its number
+    put(own, "next", 50_000)  # added while the run with the given one goes on
+    assert order(shelf) == ["mosaic", "udnie", "wave", "zebra", "apple", "given", "next"]
+    assert order(StyleShelf()) == ["mosaic", "udnie", "wave", "zebra", "apple", "next"]  # as after a restart
+
+
+def test_a_painting_that_was_removed_is_known_no_more(shelf: StyleShelf, tmp_path: Path) -> None:
+    shelf.add_painting(encoded(drawn(1), ".jpg"), "wave")
+    before = shelf.vector("wave")
+    assert before is not None
+    shelf.remove("wave")
+    assert shelf.vector("wave") is None
+    shelf.add_painting(encoded(drawn(2), ".jpg"), "wave")  # the name is free again
+    assert np.abs(shelf.vector("wave") - before).max() > 0
+    named = StyleShelf(extra=tmp_path / "styles" / "wave.fast.onnx", book=shelf._book)
+    named.remove("wave")
+    assert named.entries() == []
 
 
 def test_no_name_is_opened_as_a_path(shelf: StyleShelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

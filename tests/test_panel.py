@@ -172,6 +172,46 @@ def test_pictures_become_styles(served: SimpleNamespace, tmp_path: Path, monkeyp
     ]  # fmt: skip
 
 
+def test_a_style_of_ones_own_is_removed(
+    served: SimpleNamespace, make_artifact, identity_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove(name: str, **options: object) -> SimpleNamespace:
+        return fetch(served, "POST", f"/api/styles/{name}/remove", **({"json": {}} | options))
+
+    own = served.tmp / "own"
+    monkeypatch.setenv("IMPASTO_STYLES", str(own))
+    monkeypatch.setattr("impasto.assets.style_folders", lambda: (own, served.styles))
+    own.mkdir()
+    for tier in ("fast", "fast.int8", "quality"):
+        make_artifact(identity_model, name="mine").path.rename(own / f"mine.{tier}.onnx")
+    make_artifact(identity_model, name="storm").path.rename(own / "storm.fast.onnx")
+    (own / "broken.fast.onnx").write_bytes(b"broken")
+    cards = fetch(served, "GET", "/api/styles").json["styles"]
+    removable = {card["name"]: card["removable"] for card in cards}
+    assert removable == {"calm": False, "storm": True, "mine": True, "broken": True}
+    before = fetch(served, "GET", "/api/state").json["styles"]
+    assert fetch(served, "POST", "/api/settings", json={"style": "mine"}).status == 200
+    wait_until(lambda: served.session.status.painting_style == "mine")
+    assert remove("mine", headers={"Authorization": f"Bearer {VIEW}"}).status == 403
+    assert remove("mine", json=None, data=b"{}").status == 415
+    assert fetch(served, "GET", "/api/styles/mine/remove").status == 405
+    for name in ("calm", "nobody", "..%2Fstyles%2Fcalm", "mine*"):
+        refused = remove(name)
+        assert refused.status == 400
+        assert refused.json["error"].startswith("style must be one of your own to be removed (")
+    assert (own / "mine.fast.onnx").is_file()
+    gone = remove("mine")
+    assert (gone.status, gone.json["settings"]["style"]) == (200, "calm")
+    assert gone.json["styles"] != before  # which tells every page
+    wait_until(lambda: served.session.status.painting_style == "calm")
+    assert remove("mine").status == 400
+    assert remove("broken").status == 200
+    assert remove("storm").json["settings"]["style"] == "calm"
+    assert list(own.iterdir()) == []
+    cards = fetch(served, "GET", "/api/styles").json["styles"]
+    assert [(card["name"], card["removable"]) for card in cards] == [("calm", False), ("storm", False)]  # ours is back
+
+
 def test_an_upload_that_is_too_large_is_cut_off(served: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("impasto.realtime.panel_api.MOST_UPLOAD_BYTES", 1 << 20)
 

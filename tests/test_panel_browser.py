@@ -1,5 +1,6 @@
 """The panel in a real browser."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -266,6 +267,61 @@ def test_the_gallery_follows_the_styles_and_keeps_the_focus(
       return styles.map((style) => called(style.name));
     }""")
     assert named == ["Küche", "Küche 2"]
+
+
+def test_a_style_of_ones_own_is_removed_after_a_question(
+    served: SimpleNamespace, browser, make_artifact, identity_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = served.tmp / "own"
+    own.mkdir()
+    monkeypatch.setenv("IMPASTO_STYLES", str(own))
+    monkeypatch.setattr("impasto.assets.style_folders", lambda: (own, served.styles))
+    for day, name in enumerate(("fresh", "apple")):
+        path = make_artifact(identity_model, name=name).path.rename(own / f"{name}.fast.onnx")
+        os.utime(path, (0, 86_400 * (day + 1)))
+    errors: list[object] = []
+    page, phone = browser.new_page(), browser.new_page(viewport={"width": 390, "height": 844})
+    for one in (page, phone):  # their consoles may tell of a preview that came too late
+        one.on("pageerror", lambda error: errors.append(error))
+        one.goto(served.panel.control_url)
+        wait_until(lambda one=one: one.locator("[data-name]").count() == 4, 8.0)
+    names = "() => [...document.querySelectorAll('[data-name]')].map((node) => node.dataset.name)"
+    assert page.evaluate(names) == ["calm", "storm", "fresh", "apple"]
+    focused = "() => document.activeElement.getAttribute('aria-label') || document.activeElement.textContent"
+    bins = page.get_by_role("button", name="Remove", exact=False)
+    assert [one.get_attribute("aria-label") for one in bins.all()] == ["Remove Fresh", "Remove Apple"]
+    page.click("[data-name=fresh]")
+    wait_until(lambda: served.session.status.painting_style == "fresh", 8.0)
+    wait_until(lambda: page.get_attribute("[data-name=fresh]", "aria-pressed") == "true", 8.0)
+    page.focus("[data-name=fresh]")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.get_by_role("dialog", name="Remove “Fresh”?").count() == 1
+    assert page.text_content("#removal-text").startswith("It is painting now; Calm takes over.")
+    assert page.evaluate(focused) == "Keep"
+    page.keyboard.press("2")  # is of the question, not of the picture
+    page.keyboard.press("Escape")
+    assert page.evaluate(focused) == "Remove Fresh"
+    assert (own / "fresh.fast.onnx").is_file()
+    assert served.session.settings.style == "fresh"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    for one in (page, phone):
+        wait_until(lambda one=one: one.evaluate(names) == ["calm", "storm", "apple"], 8.0)
+    assert not (own / "fresh.fast.onnx").exists()
+    wait_until(lambda: page.evaluate(focused).startswith("Apple"), 8.0)  # its neighbour
+    for one in (page, phone):
+        wait_until(lambda one=one: one.text_content("#now") == "Calm", 8.0)
+    phone.click("[data-removes=apple]")
+    phone.click("#removal >> text=Keep")
+    box = phone.locator("[data-removes=apple]").bounding_box()
+    assert min(box["width"], box["height"]) >= 40  # for a thumb
+    (own / "apple.fast.onnx").unlink()  # by somebody else, and before this page knows
+    phone.evaluate("() => post('/api/styles/apple/remove', {})")
+    wait_until(lambda: phone.text_content("#toast").startswith("style must be one of your own to be removed"), 8.0)
+    wait_until(lambda: phone.evaluate(names) == ["calm", "storm"], 8.0)
+    assert not errors
 
 
 def test_a_key_that_is_held_acts_once(served: SimpleNamespace, page) -> None:
