@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from ..assets import DEMO_CLIP, installed_styles, remove_style, user_styles
 from ..training.whole_file import whole_file
-from .errors import ArtifactError, SinkError, SourceError
+from .errors import ArtifactError, EngineError, SinkError, SourceError
 
 if TYPE_CHECKING:
     from ..export.artifact import Artifact
@@ -184,7 +184,11 @@ def _paint_each(artifacts: "list[Artifact]", picture: "Picture") -> "Iterator[Pi
     chosen: dict[bool, dict[str, Any]] = {}
     for artifact in artifacts:
         kind = has_int8(artifact)
-        with closing(load_engine(artifact, **chosen.get(kind, {}))) as engine:
+        try:
+            engine = load_engine(artifact, **chosen.get(kind, {}))
+        except EngineError:  # not all may have been built for a card
+            engine = load_engine(artifact)
+        with closing(engine):
             chosen[kind] = {"library": engine.info.name, "precision": engine.info.precision}
             yield Stylizer(engine)(Frame(picture, Fraction(0))).data
 

@@ -70,7 +70,7 @@ class Run:
         with Engines(self._options) as engines, progress_display(quiet=self._quiet, preview=self._preview) as display:
             for source in inputs:
                 outcome = self._one(source, engines, display, alone=len(inputs) == 1)
-                outcome = replace(outcome, source=name_of(source))
+                outcome = replace(outcome, source=source if source == "-" else name_of(source))
                 outcomes.append(outcome)
                 display.close()
                 self._say(outcome)

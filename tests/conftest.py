@@ -132,9 +132,14 @@ def _add_sound(container: av.container.OutputContainer, stream: av.AudioStream, 
     container.mux(stream.encode(None))
 
 
+def exif_block(orientation: int) -> bytes:
+    """How a picture is to be turned, as PNG and WebP have it; in JPEG `Exif\\0\\0` stands before it."""
+    return b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01" + bytes([0, orientation]) + bytes(6)
+
+
 def with_exif(picture: bytes, orientation: int) -> bytes:
     """A PNG, or a lossless WebP with transparency, as OpenCV writes them, with an EXIF block on how to turn it."""
-    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01" + bytes([0, orientation]) + bytes(6)
+    exif = exif_block(orientation)
     if picture.startswith(b"\x89PNG"):
         chunk = b"eXIf" + exif
         chunk = len(exif).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")

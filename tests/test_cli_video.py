@@ -115,6 +115,22 @@ def test_a_failure_is_an_object_too(identity_artifact: Artifact, tmp_path: Path)
     assert "must exist" in outcome["note"]
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("-", "-"), ("http://me:secret@127.0.0.1:1/film.mp4?key=secret", "http://127.0.0.1:1/film.mp4")],
+)
+def test_passwords_of_inputs_are_not_repeated(
+    given: str, said: str, identity_artifact: Artifact, tmp_path: Path
+) -> None:
+    target = tmp_path / "out.mp4"
+    target.touch()
+    arguments = [given, "-o", str(target), "--style", str(identity_artifact.path), "--json"]
+    for more in ([], ["--resume"], ["--overwrite"]):
+        done = CliRunner().invoke(app, [*arguments, *more])
+        assert json.loads(done.stdout)["source"] == said
+        assert "secret" not in done.output
+
+
 def test_on_a_terminal_there_is_a_bar(make_clip: MakeClip, identity_artifact: Artifact, tmp_path: Path) -> None:
     pty = pytest.importorskip("pty")
     leader, follower = pty.openpty()

@@ -3,6 +3,7 @@
 import io
 import logging
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from fractions import Fraction
@@ -18,7 +19,9 @@ from impasto.realtime.paintings import read_painting
 from impasto.realtime.picture_files import read_picture
 from impasto.realtime.stability import PictureFolder
 from impasto.training.decoding import decode, decode_picture
+from impasto.training.picture_metadata import read_metadata
 
+from .conftest import exif_block
 from .test_paintings import png_chunk
 
 HAS_AVIF = cv2.haveImageWriter("x.avif")
@@ -236,10 +239,12 @@ def test_sixteen_bits_are_not_rounded_before_the_conversion() -> None:
         (png_with(PRINTER), "not for RGB, but 'CMYK'"),
         (png_with(LUT), "lookup tables"),
         (png_with(DAMAGED), "damaged"),
+        (png_with(profile(SRGB_CURVE, (0, 0, 0), (0, 0, 0), (0, 0, 0))), "white would not be white"),
+        (png_with(profile(b"curv\0\0\0\0" + struct.pack(">I2H", 2, 0, 0), *P3_COLUMNS)), "white would not be white"),
         (png(flat(), (b"iCCP", b"x\0\0this is not packed")), "not for RGB"),
         (png(flat(), (b"cICP", bytes([9, 16, 0, 1]))), "HDR"),
     ],
-    ids=["printer", "lookup tables", "damaged", "not packed", "HDR"],
+    ids=["printer", "lookup tables", "damaged", "black columns", "black curve", "not packed", "HDR"],
 )
 def test_colours_that_are_not_read_are_taken_for_srgb_and_said_once(
     data: bytes, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -311,6 +316,31 @@ def test_avif_of_more_bits(depth: int) -> None:
     assert np.abs(read.astype(int) - RAW).max() <= 2
     assert alpha is not None
     assert np.abs(alpha.astype(int) - 128).max() <= 1
+
+
+@pytest.mark.parametrize("fill", [0, 1, 2, 2**22])
+def test_metadata_of_a_jpeg_stand_behind_any_number_of_fill_bytes(fill: int) -> None:
+    """Before every marker there may be as many FF as one likes; of two EXIF blocks the first counts."""
+    plain = encoded(flat(), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 100)
+    blocks = [b"Exif\0\0" + exif_block(orientation) for orientation in (6, 3)]
+    segments = [b"\xff" * fill + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block for block in blocks]
+    began = time.process_time()
+    found = read_metadata(plain[:2] + b"".join(segments) + plain[2:])
+    assert found.orientation == 6
+    assert time.process_time() - began < 2  # byte for byte it was 8
+
+
+def test_a_webp_may_begin_its_exif_block_as_a_jpeg_does() -> None:
+    for before in (b"", b"Exif\0\0"):
+        assert read_metadata(webp_of(flat(), 8, riff(b"EXIF", before + exif_block(6)))).orientation == 6
+
+
+def test_floats_beyond_white_are_no_white_picture() -> None:
+    light = np.full((16, 24, 3), 0.5, np.float32)
+    light[:2] = 4.0  # a lamp
+    assert set(np.unique(read(encoded(light, ".tiff")))) == {128, 255}
+    with pytest.raises(ValueError, match="0 to 1"):
+        read(encoded(light * 255, ".tiff"))
 
 
 # Animations

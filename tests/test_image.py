@@ -25,7 +25,7 @@ from impasto.realtime.picture_files import (
 from impasto.realtime.tiles import TiledEngine, load_tiled_engine, tile_for
 from impasto.realtime.video_engines import Engines
 
-from .conftest import with_exif
+from .conftest import exif_block, with_exif
 from .test_paintings import bomb
 
 RUN = "from impasto.realtime.cli import main; main()"
@@ -105,7 +105,7 @@ def test_pictures_come_upright_and_keep_their_transparency(tmp_path: Path) -> No
     np.testing.assert_array_equal(back.alpha, alpha)
     # An EXIF block that says: turn by 90 degrees clockwise to see it upright.
     _, jpeg = cv2.imencode(".jpg", picture)
-    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    exif = b"Exif\0\0" + exif_block(6)
     data = jpeg.tobytes()
     (tmp_path / "b.jpg").write_bytes(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:])
     assert read_picture(tmp_path / "b.jpg").data.shape == (30, 20, 3)

@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 
 from impasto.assets import DEMO_CLIP, any_painting, find_style, installed_styles, user_styles
 from impasto.assets.make_styles import _last_frame_of_demo
-from impasto.export.artifact import Artifact, load_artifact, parse_model, seal
+from impasto.export.artifact import Artifact, load_artifact, load_style, parse_model, seal
 from impasto.export.errors import ArtifactError
-from impasto.realtime import cli_styles
+from impasto.realtime import cli_styles, engine_choice
 from impasto.realtime.cli import app
+from impasto.realtime.engine_choice import load_engine
+from impasto.realtime.errors import EngineError
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -159,6 +161,25 @@ def test_a_preview_is_a_picture_of_every_style(run: Run, tmp_path: Path) -> None
     assert picture.shape[0] > rows * 270
     assert picture[100:200, 100:300].std() > 5
     assert run("--preview", sheet)[0] == 6
+
+
+def test_a_preview_is_painted_by_what_each_style_can_have(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where only the first style has been built for a card."""
+    asked = []
+
+    def load(artifact: Artifact, **how: str) -> object:
+        asked.append(how)
+        if how and artifact.metadata.name != "mosaic":
+            raise EngineError("must have been built")
+        return load_engine(artifact, device="cpu")
+
+    monkeypatch.setattr(engine_choice, "load_engine", load)
+    styles = [load_style(find_style(name)) for name in ("mosaic", "udnie")]
+    monkeypatch.setattr(cli_styles, "_load_all", lambda: styles)
+    assert run("--preview", tmp_path / "sheet.png")[0] == 0
+    assert [bool(how) for how in asked] == [False, True, False]
 
 
 @pytest.mark.parametrize("words", [["--preview"], ["--overwrite", "--preview"], ["--preview", "--overwrite"]])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from impasto.training.whole_file import whole_file
+from impasto.training.whole_file import discard_parts, whole_file
 
 
 def test_the_file_is_there_when_it_is_whole(tmp_path: Path) -> None:
@@ -12,6 +12,7 @@ def test_the_file_is_there_when_it_is_whole(tmp_path: Path) -> None:
     with whole_file(path) as part:
         part.write_bytes(b"half")
         assert not path.exists()
+        assert part.name.startswith(".")
         assert list(tmp_path.glob("*.png")) == []  # a search for pictures does not find it
         part.write_bytes(b"whole")
     assert path.read_bytes() == b"whole"
@@ -57,3 +58,11 @@ def test_two_runs_do_not_meet(tmp_path: Path) -> None:
             early.write_text("early")
         assert path.read_text() == "early"
     assert path.read_text() == "late"
+
+
+def test_what_a_killed_program_left_can_be_removed(tmp_path: Path) -> None:
+    kept = [tmp_path / name for name in ("a.part", ".a.part", ".state.pt.0123abcd.party", "state.pt.0123abcd.part")]
+    for path in (*kept, tmp_path / ".state.pt.0123abcd.part"):
+        path.touch()
+    discard_parts(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)

@@ -25,6 +25,7 @@ READABLE = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff",
 WRITABLE = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 """What the name of a picture to write may end in."""
 _STRIP = 2**18  # pixels that are floats at a time
+_BRIGHTEST = 16  # times white: floats of 0 to 255 are no light
 
 
 def check_claim(data: bytes, *, max_pixels: int, strangers: bool) -> None:
@@ -77,6 +78,8 @@ def decode(data: bytes, *, max_pixels: int, name: object) -> tuple[Picture, Alph
     if raw.shape[0] * raw.shape[1] > max_pixels:
         raise ValueError(f"must be a picture of at most {max_pixels // 10**6} megapixels")
     if raw.dtype.kind == "f":  # light beyond white is white
+        if np.median(raw) > _BRIGHTEST:
+            raise ValueError("must have values of 0 to 1 where they are no whole numbers")
         raw = np.rint(np.clip(np.nan_to_num(raw), 0, 1) * 255).astype(np.uint8)
     elif raw.dtype not in (np.uint8, np.uint16):
         raise refused

@@ -32,7 +32,7 @@ _COLUMNS = (b"rXYZ", b"gXYZ", b"bXYZ")
 _CURVES = (b"rTRC", b"gTRC", b"bTRC")
 _PARAMETERS = (1, 3, 4, 5, 7)  # of a curve that is a formula, by its kind
 _LARGEST_TAG = 2**18  # a curve has 65,536 places at most
-_STRIP = 2**18  # pixels converted at a time: the whole picture as floats would be four times as large
+_STRIP = 2**16  # pixels converted at a time, as floats: they stay in the cache
 _SAME = 1.0  # levels of 255: sRGB profiles differ by as much among themselves
 
 
@@ -44,6 +44,12 @@ class ColourSpace:
     """One for each channel, or one for grey."""
     matrix: Floats | None
     """(3, 3), after the curves; None for grey."""
+
+    @property
+    def white(self) -> Floats:
+        """Linear sRGB of a file's white."""
+        light = np.stack([_light(curve, np.ones(())) for curve in self.curves])
+        return light if self.matrix is None else self.matrix @ light
 
     @property
     def is_srgb(self) -> bool:
@@ -79,6 +85,8 @@ def space_of_profile(profile: bytes) -> ColourSpace | None:
             space = ColourSpace(tuple(_curve(tags[name]) for name in _CURVES), to_srgb)
     except (KeyError, IndexError, ZeroDivisionError, struct.error) as exc:
         raise ValueError("its colour profile is damaged") from exc
+    if space.white.min() < 0.5:
+        raise ValueError("its colour profile is damaged: white would not be white")
     return None if space.is_srgb else space
 
 

@@ -3,6 +3,7 @@
 OpenCV gives profiles in its newer versions only (5.0 does, 4.11 does not), and none of TIFF and AVIF. Needs no torch.
 """
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import Literal
 _ORIENTATION, _EXTRA_SAMPLES, _PROFILE = 0x0112, 338, 34_675  # tags of TIFF, and of EXIF blocks
 _TYPE_SIZES = {1: 1, 3: 2, 4: 4, 7: 1}  # bytes of a number, by TIFF's type of it: those that these tags have
 _LARGEST_PROFILE = 2**24
+_MOST_SEGMENTS = 10_000
+_NO_FILL = re.compile(rb"[^\xff]")
 _TURNS_OF_AVIF = {None: (1, 8, 3, 6), 0: (4, 5, 2, 7), 1: (2, 7, 4, 5)}
 """EXIF's orientation by the axis of `imir` and the quarter turns of `irot`, which come first."""
 
@@ -74,15 +77,18 @@ def webp_canvas(data: bytes) -> int:
 
 def _of_jpeg(data: bytes) -> Metadata:
     exif, parts, at = b"", dict[int, bytes](), 2
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
-        size = int.from_bytes(data[at + 2 : at + 4], "big")
-        body = data[at + 4 : at + 2 + size]
-        if data[at + 1] == 0xE1 and body.startswith(b"Exif\0\0"):
+    for _ in range(_MOST_SEGMENTS):
+        marker = _NO_FILL.search(data, at)  # any number of FF stands before it
+        if marker is None or marker.start() == at or marker[0] == b"\xda":
+            break
+        at = marker.end()
+        size = int.from_bytes(data[at : at + 2], "big")
+        body = data[at + 2 : at + size]
+        if marker[0] == b"\xe1" and body.startswith(b"Exif\0\0"):
             exif = exif or body[6:]
-        elif data[at + 1] == 0xE2 and body.startswith(b"ICC_PROFILE\0") and len(body) > 14:
+        elif marker[0] == b"\xe2" and body.startswith(b"ICC_PROFILE\0") and len(body) > 14:
             parts[body[12]] = body[14:]
-        is_fill = data[at + 1] == 0xFF
-        at += 1 if is_fill else 2 + max(size, 2)
+        at += max(size, 2)
     return Metadata(profile=b"".join(parts[number] for number in sorted(parts)), orientation=_orientation(exif))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .errors import TrainingError
-from .whole_file import whole_file
+from .whole_file import discard_parts, whole_file
 
 _FILE = "state.pt"
 
@@ -53,6 +53,7 @@ def load_state(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     path = folder / _FILE
     if not path.is_file():
         raise TrainingError(f"nothing to resume: {path} not found")
+    discard_parts(folder)
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         saved = state["settings"]

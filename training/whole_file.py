@@ -1,5 +1,6 @@
 """Files that are there whole or not at all. Light to import, and for every package."""
 
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,3 +27,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # gone to its place, never begun, or beside a file in the folder's place
             part.unlink()
+
+
+def discard_parts(folder: Path) -> None:
+    """Remove what programs left in a folder that were killed while they wrote; nobody may be writing there now."""
+    for path in folder.iterdir():
+        if re.fullmatch(r"\..+\.[0-9a-f]{8}\.part", path.name):
+            with suppress(OSError):
+                path.unlink()
