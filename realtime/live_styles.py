@@ -39,7 +39,7 @@ class StyleEntry:
     """One card of the gallery."""
 
     name: str
-    tiers: tuple[str, ...]
+    tiers: tuple[Tier, ...]
     title: str = ""
     artist: str = ""
     year: str = ""
@@ -204,12 +204,22 @@ class StyleShelf:
         self._vectors.pop(free, None)
         return self._entry(free, installed_styles()[free])
 
-    def remove(self, name: str) -> None:
-        """Take away a style of the user's own, as `impasto styles remove` does; an `ArtifactError` if it is none."""
+    def remove(self, name: str) -> set[tuple[str, Tier]]:
+        """Take away a style of the user's own, as `impasto styles remove` does; an `ArtifactError` if it is none.
+
+        Returns:
+            The styles and tiers that are gone, or others from now on. The one that was given by its path may go under
+            another name with it, or stay under the same name.
+        """
+        before = self._styles()
         remove_style(name)
-        self._vectors.pop(name, None)
         if self._extra is not None and not self._extra.path.exists():  # it was named by its path in that folder
             self._extra = None
+        after = self._styles()
+        gone = {(n, t) for n, tiers in before.items() for t, path in tiers.items() if after.get(n, {}).get(t) != path}
+        for style, _ in gone:
+            self._vectors.pop(style, None)
+        return gone
 
     def _find(self, name: str, tier: Tier) -> Artifact:
         extra = self._extra
