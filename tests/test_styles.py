@@ -122,6 +122,26 @@ def test_what_ships_cannot_be_removed(run: Run) -> None:
     assert find_style("mosaic").is_file()
 
 
+def test_a_style_is_removed_whole_or_not_at_all(
+    run: Run, make_artifact, identity_model, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_folder.mkdir()
+    files = [own_folder / f"own.{kind}.onnx" for kind in ("fast", "fast.int8", "quality")]
+    for path in files:
+        make_artifact(identity_model, name="own").path.rename(path)
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path == files[2]:
+            raise PermissionError(13, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    code, _, err = run("remove", "own")
+    assert (code, err) == (3, f"error: {files[2]} cannot be removed: Permission denied\n")
+    assert sorted(own_folder.iterdir()) == sorted(files)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"not a model"])
 def test_what_is_no_artifact_is_not_added(run: Run, tmp_path: Path, own_folder: Path, content: bytes | None) -> None:
     path = tmp_path / "x.onnx"
