@@ -1,6 +1,7 @@
 """Installed styles: found, listed, added, removed, previewed."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from impasto.export.artifact import Artifact, load_artifact, parse_model, seal
 from impasto.export.errors import ArtifactError
 from impasto.realtime import cli_styles
 from impasto.realtime.cli import app
+from impasto.realtime.live_styles import StyleShelf
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -140,6 +142,17 @@ def test_a_style_is_removed_whole_or_not_at_all(
     code, _, err = run("remove", "own")
     assert (code, err) == (3, f"error: {files[2]} cannot be removed: Permission denied\n")
     assert sorted(own_folder.iterdir()) == sorted(files)
+
+
+def test_a_style_that_is_replaced_keeps_its_place(run: Run, make_artifact, identity_model, own_folder: Path) -> None:
+    new = make_artifact(identity_model, name="first").path
+    for name in ("first", "second"):
+        run("add", make_artifact(identity_model, name=name).path)
+    os.utime(find_style("first"), ns=(0, find_style("second").stat().st_mtime_ns - 10**9))
+    version = StyleShelf().version()
+    assert run("add", new, "--overwrite")[0] == 0
+    assert [entry.name for entry in StyleShelf().entries() if entry.removable] == ["first", "second"]
+    assert StyleShelf().version() != version  # which tells every page
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a model"])
