@@ -22,7 +22,7 @@ from .errors import ArtifactError, EngineError, ImpastoError
 from .frame import Picture
 from .live_painter import cover
 from .live_paintings import PaintingEngines
-from .live_settings import Tier, config_folder
+from .live_settings import Tier, config_folder, styles_of_presets
 from .paintings import StyleBook, vector_of
 
 logger = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ class StyleShelf:
 
         Args:
             data: the file's bytes.
-            name: what the person calls it; tidied, and numbered where another style has that name.
+            name: what the person calls it; tidied, and numbered where another style or a preset has that name.
 
         Raises:
             ArtifactError: it is no picture, or too large.
@@ -194,7 +194,7 @@ class StyleShelf:
         plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()  # without accents
         tidy = re.sub(r"[^a-z0-9_-]+", "-", plain.lower()).strip("-_")[:40].strip("-_") or "painting"
         vector = self._book.encode(data, where="painting", max_pixels=MOST_UPLOADED_PIXELS)
-        taken = installed_styles()
+        taken = {*installed_styles(), *styles_of_presets()}  # a preset must not come to mean another painting
         names = itertools.chain([tidy], (f"{tidy}-{number}" for number in itertools.count(2)))
         free = next(name for name in names if name not in taken)
         user_styles().mkdir(parents=True, exist_ok=True)
