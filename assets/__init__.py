@@ -10,7 +10,9 @@ True
 """
 
 import os
+import secrets
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -77,14 +79,25 @@ def remove_style(name: str, tier: str | None = None) -> list[Path]:
     """Take away a style of the user's own, or one tier of it; returns the files that are gone.
 
     Raises:
-        ArtifactError: there is none; those that ship stay.
+        ArtifactError: there is none (those that ship stay), or a file cannot be removed; then all of them are left.
     """
     wanted = {f"{name}.{one}{kind}.onnx" for one in ((tier,) if tier else get_args(Tier)) for kind in ("", ".int8")}
-    own = [path for path in user_styles().glob("*.*.onnx") if path.name in wanted]
+    own = sorted(path for path in user_styles().glob("*.*.onnx") if path.name in wanted)
     if not own:
         raise ArtifactError(f"no style of your own is called {name!r}{f' ({tier})' if tier else ''} in {user_styles()}")
-    for path in own:
-        path.unlink()
+    hidden: dict[Path, Path] = {}  # first all are put aside, where a failure can be taken back
+    try:
+        for path in own:
+            aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+            with suppress(FileNotFoundError):  # somebody else removes it as well
+                hidden[path] = path.rename(aside)
+    except OSError as exc:
+        for before, aside in hidden.items():
+            aside.rename(before)
+        raise ArtifactError(f"{path} cannot be removed: {exc.strerror or exc}") from exc
+    for aside in hidden.values():
+        with suppress(OSError):
+            aside.unlink()
     return own
 
 

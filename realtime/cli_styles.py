@@ -1,6 +1,7 @@
 """`impasto styles`: what is installed; add, remove and preview styles."""
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -89,6 +90,9 @@ def add(
         target.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(target) as part:
             shutil.copyfile(artifact, part)
+            if target.exists():  # the gallery goes by this time: the place stays, and yet it is another file
+                old = target.stat()
+                os.utime(part, ns=(old.st_atime_ns, old.st_mtime_ns + 1000))
     except OSError as exc:
         raise SinkError(f"cannot write {target}: {exc.strerror or exc}") from exc
     print(f"added {metadata.name} ({metadata.tier}): {target}")

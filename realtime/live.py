@@ -131,6 +131,8 @@ class LiveSession:
         self.meter = LatencyMeter()
         self.compare: Callable[[], bool] = lambda: False
         """Asked for every frame: whether the panel's comparison view wants the camera's own picture as well."""
+        self.still_there: Callable[[str, Tier], tuple[str, Tier]] = lambda style, tier: (style, tier)
+        """Asked when another style failed to load: what paints, style and tier, or others where that was removed."""
         self._threads = [
             # Daemons: an engine that never returns must not keep the program from ending.
             threading.Thread(target=target, name=f"impasto-{name}", daemon=True)
@@ -171,9 +173,9 @@ class LiveSession:
                 self._loader.ask(after.style, after.tier if self._governor is None else self._governor.rung.tier)
         return after
 
-    def forget(self, style: str) -> None:
-        """A style was removed: what comes under its name from now on is another one."""
-        self._loader.forget(style)
+    def forget(self, style: str, tier: Tier) -> None:
+        """A style was removed in this tier: what comes under its name from now on is another one."""
+        self._loader.forget(style, tier)
 
     def _take_settings(self, after: LiveSettings) -> None:
         """With the lock held. The governor's ladder is that of the tier, of a style that has both."""
@@ -325,9 +327,15 @@ class LiveSession:
             self._problem, self.first_error = str(reason), reason
             return
         self._tell(f"style {style} cannot be used: {reason}; still painting {look.style}")
+        back = self.still_there(*look.key)
         with self._lock:
-            if self._settings.style == style:
-                self._take_settings(self._settings.changed({"style": look.style, "tier": look.tier}))
+            if self._settings.style != style:
+                return
+            changes = dict(zip(("style", "tier"), back, strict=True))
+            if back == look.key:
+                self._take_settings(self._settings.changed(changes))
+            else:
+                self.change(changes)
 
     def _tell(self, line: str) -> None:
         try:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from .errors import SinkError, SourceError
 from .live import LiveSession
 from .live_jpeg import encode_png
 from .live_output import LiveOutput, OutputStatus
-from .live_settings import LiveSettings, load_preset, preset_names, save_preset
+from .live_settings import LiveSettings, Tier, load_preset, preset_names, save_preset
 from .live_styles import StyleEntry, StyleShelf
 
 HOTKEYS: Mapping[str, str] = {
@@ -67,6 +67,7 @@ class LiveControls:
         self._started_with, self._started_label = camera, session.status.feed.label
         self._camera = ""
         self._on_event, self._on_quit = on_event, on_quit
+        session.still_there = lambda style, tier: _one_of(self.usable_styles(), style, tier)
         self._recording: tuple[Path, LiveOutput] | None = None
         self._lock = threading.Lock()
 
@@ -98,7 +99,7 @@ class LiveControls:
         return [entry for entry in self.shelf.entries() if not entry.problem]
 
     def remove_style(self, name: str) -> None:
-        """Take away a style of the user's own; if it paints, the first of the others goes on.
+        """Take away a style of the user's own. If it was asked for, the style that paints goes on, else the first.
 
         Raises:
             ValueError: it is none of theirs, or the only style that can paint.
@@ -108,18 +109,19 @@ class LiveControls:
             raise ValueError(
                 f"style must be one of your own to be removed ({', '.join(own) or 'none yet'}), got {name!r}"
             )
-        settings = self.session.settings
-        first = next((entry for entry in self.usable_styles() if entry.name != name), None)
-        if settings.style == name and first is None:
+        if self.session.settings.style == name and all(entry.name == name for entry in self.usable_styles()):
             raise ValueError(f"{name} must stay as long as there is no other style to paint with")
-        self.shelf.remove(name)
-        changes: dict[str, Any] = {"mix_with": ""} if settings.mix_with == name else {}
-        if settings.style == name and first is not None:
-            tier = settings.tier if settings.tier in first.tiers else first.tiers[0]
-            changes |= {"style": first.name, "tier": tier}
+        gone = self.shelf.remove(name)
+        for style, tier in gone:
+            self.session.forget(style, tier)
+        names = {style for style, _ in gone}
+        settings, painting = self.session.settings, self.session.status.painting_style
+        changes: dict[str, Any] = {"mix_with": ""} if settings.mix_with in names else {}
+        if (settings.style, settings.tier) in gone:
+            others = [entry for entry in self.usable_styles() if entry.name not in names]
+            changes["style"], changes["tier"] = _one_of(others, painting, settings.tier)
         if changes:
             self.session.change(changes)
-        self.session.forget(name)
         self._on_event(f"removed style {name}")
 
     def start_recording(self, path: Path | None = None) -> Path:
@@ -305,3 +307,11 @@ class LiveControls:
             action()
         except (SinkError, ValueError, OSError) as exc:
             self._on_event(str(exc))
+
+
+def _one_of(entries: Sequence[StyleEntry], style: str, tier: Tier) -> tuple[str, Tier]:
+    """`style` if it is among the entries, else the first of them; in `tier` if it has that."""
+    entry = next((entry for entry in entries if entry.name == style), entries[0] if entries else None)
+    if entry is None:
+        return style, tier
+    return entry.name, tier if tier in entry.tiers else entry.tiers[0]

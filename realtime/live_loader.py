@@ -52,15 +52,15 @@ class StyleLoader:
         self._loaded: OrderedDict[tuple[str, str], LoadedStyle] = OrderedDict()
         self._warm_sizes: set[tuple[tuple[str, str], Size]] = set()
         self._retired: list[Engine] = []
-        self._removed: SimpleQueue[str] = SimpleQueue()
+        self._removed: SimpleQueue[tuple[str, Tier]] = SimpleQueue()
 
     def ask(self, style: str, tier: Tier) -> None:
         """Load this next; what was asked for before and is not begun yet is forgotten."""
         self._wanted.put((style, tier))
 
-    def forget(self, style: str) -> None:
+    def forget(self, style: str, tier: Tier) -> None:
         """Its artifact is gone, and another one may come under its name: load that when it is asked for."""
-        self._removed.put(style)
+        self._removed.put((style, tier))
 
     def take(self) -> LoadedStyle | None:
         """A style that has become ready since the last call."""
@@ -105,6 +105,9 @@ class StyleLoader:
         refused = [] if first else self._warm_rungs(style)  # the one before paints on, so there is time
         loaded = self._opened(style, tier)
         self._warm(loaded, self._painter.work_size)
+        self._forget_removed()
+        if self._loaded.get(loaded.key) is not loaded:  # removed while it was loading
+            return
         self._ready.put(loaded)
         self.loading = ""
         if first:
@@ -133,8 +136,8 @@ class StyleLoader:
 
     def _forget_removed(self) -> None:
         while not self._removed.empty():
-            style = self._removed.get()
-            for key in [key for key in self._loaded if key[0] == style]:
+            key = self._removed.get()
+            if key in self._loaded:
                 self._retire(key)
 
     def _retire(self, key: tuple[str, str]) -> None:

@@ -34,7 +34,7 @@ class LoadedStyle:
     engine: Engine
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> tuple[str, Tier]:
         """What tells loaded styles apart."""
         return self.style, self.tier
 

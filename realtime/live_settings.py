@@ -5,6 +5,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -96,6 +97,16 @@ def load_preset(name: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ValueError(f"preset {name!r} must be TOML, got {path}: {exc}") from exc
+
+
+def styles_of_presets() -> set[str]:
+    """The styles that this user's presets name, installed or not; presets that cannot be read name none."""
+    named: set[str] = set()
+    for name in preset_names():
+        with suppress(ValueError, OSError):
+            preset = load_preset(name)
+            named |= {str(preset.get("style", "")), str(preset.get("mix_with", ""))}
+    return named
 
 
 def delete_preset(name: str) -> None:

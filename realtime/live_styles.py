@@ -22,7 +22,7 @@ from .errors import ArtifactError, EngineError, ImpastoError
 from .frame import Picture
 from .live_painter import cover
 from .live_paintings import PaintingEngines
-from .live_settings import Tier, config_folder
+from .live_settings import Tier, config_folder, styles_of_presets
 from .paintings import StyleBook, vector_of
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class StyleEntry:
     """One card of the gallery."""
 
     name: str
-    tiers: tuple[str, ...]
+    tiers: tuple[Tier, ...]
     title: str = ""
     artist: str = ""
     year: str = ""
@@ -186,7 +186,7 @@ class StyleShelf:
 
         Args:
             data: the file's bytes.
-            name: what the person calls it; tidied, and numbered where another style has that name.
+            name: what the person calls it; tidied, and numbered where another style or a preset has that name.
 
         Raises:
             ArtifactError: it is no picture, or too large.
@@ -194,7 +194,7 @@ class StyleShelf:
         plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()  # without accents
         tidy = re.sub(r"[^a-z0-9_-]+", "-", plain.lower()).strip("-_")[:40].strip("-_") or "painting"
         vector = self._book.encode(data, where="painting", max_pixels=MOST_UPLOADED_PIXELS)
-        taken = installed_styles()
+        taken = {*installed_styles(), *styles_of_presets()}  # a preset must not come to mean another painting
         names = itertools.chain([tidy], (f"{tidy}-{number}" for number in itertools.count(2)))
         free = next(name for name in names if name not in taken)
         user_styles().mkdir(parents=True, exist_ok=True)
@@ -204,12 +204,22 @@ class StyleShelf:
         self._vectors.pop(free, None)
         return self._entry(free, installed_styles()[free])
 
-    def remove(self, name: str) -> None:
-        """Take away a style of the user's own, as `impasto styles remove` does; an `ArtifactError` if it is none."""
+    def remove(self, name: str) -> set[tuple[str, Tier]]:
+        """Take away a style of the user's own, as `impasto styles remove` does; an `ArtifactError` if it is none.
+
+        Returns:
+            The styles and tiers that are gone, or others from now on. The one that was given by its path may go under
+            another name with it, or stay under the same name.
+        """
+        before = self._styles()
         remove_style(name)
-        self._vectors.pop(name, None)
         if self._extra is not None and not self._extra.path.exists():  # it was named by its path in that folder
             self._extra = None
+        after = self._styles()
+        gone = {(n, t) for n, tiers in before.items() for t, path in tiers.items() if after.get(n, {}).get(t) != path}
+        for style, _ in gone:
+            self._vectors.pop(style, None)
+        return gone
 
     def _find(self, name: str, tier: Tier) -> Artifact:
         extra = self._extra

@@ -315,6 +315,20 @@ def test_a_style_that_breaks_leaves_the_old_one_painting() -> None:
     assert "raw" not in gallery.kinds()
 
 
+def test_a_style_that_breaks_after_the_old_one_was_removed_gives_way_to_another() -> None:
+    def open_style(name: str, tier: str) -> FakeEngine:
+        if name == "b":
+            raise ArtifactError("the file is damaged")
+        return FakeEngine()
+
+    with session_with(Gallery(), open_style=open_style) as session:
+        wait_until(lambda: session.status.painting_style == "a")
+        session.still_there = lambda style, tier: ("c", "fast") if (style, tier) == ("a", "fast") else (style, tier)
+        session.change({"style": "b"})
+        wait_until(lambda: session.status.painting_style == "c")
+        assert session.settings.style == "c"
+
+
 def test_a_tier_that_breaks_leaves_other_styles_to_be_chosen() -> None:
     opened: list[tuple[str, str]] = []
 

@@ -131,8 +131,28 @@ def test_a_style_that_was_removed_is_opened_anew_under_its_name() -> None:
     with loading(open_style) as told:
         show(told, "a")
         show(told, "b")
-        told.loader.forget("a")
+        told.loader.forget("a", "fast")
         show(told, "a")
         assert [len(engines[style]) for style in "ab"] == [2, 1]
+        assert engines["a"][1].warm == engines["b"][0].warm
         wait_until(lambda: engines["a"][0].closed == 1)
         assert engines["a"][1].closed == engines["b"][0].closed == 0
+
+
+def test_a_style_that_is_removed_while_it_loads_is_never_ready() -> None:
+    engines, may_load = {"a": FakeEngine(), "b": FakeEngine()}, threading.Event()
+
+    def open_style(style: str, tier: str) -> FakeEngine:
+        if style == "b":
+            may_load.wait(60.0)
+        return engines[style]
+
+    with loading(open_style) as told:
+        show(told, "a")
+        told.loader.ask("b", "fast")
+        wait_until(lambda: told.loader.loading == "b")
+        told.loader.forget("b", "fast")
+        may_load.set()
+        wait_until(lambda: engines["b"].closed)
+        assert told.loader.take() is None
+    assert told.failures == []

@@ -16,7 +16,7 @@ from impasto.realtime.errors import ArtifactError, EngineError
 from impasto.realtime.frame import Frame
 from impasto.realtime.live_painter import LoadedStyle, Painter, SharedEngine
 from impasto.realtime.live_paintings import PaintingEngine, PaintingEngines
-from impasto.realtime.live_settings import LiveSettings
+from impasto.realtime.live_settings import LiveSettings, save_preset
 from impasto.realtime.live_styles import StyleShelf
 from impasto.realtime.paintings import AnyPainting, StyleBook
 
@@ -169,6 +169,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StyleShelf:
     folder.mkdir()
     monkeypatch.setenv("IMPASTO_STYLES", str(folder))
     monkeypatch.setenv("IMPASTO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("IMPASTO_CONFIG", str(tmp_path / "config"))
     monkeypatch.setattr("impasto.assets.style_folders", lambda: (folder,))
     return StyleShelf(book=StyleBook(networks), load=lambda artifact: FakeEngine())
 
@@ -223,11 +224,21 @@ def test_a_painting_that_was_removed_is_known_no_more(shelf: StyleShelf, tmp_pat
     assert before is not None
     shelf.remove("wave")
     assert shelf.vector("wave") is None
-    shelf.add_painting(encoded(drawn(2), ".jpg"), "wave")  # the name is free again
+    shelf.add_painting(encoded(drawn(2), ".jpg"), "wave")  # the name is free again, as no preset has it
     assert np.abs(shelf.vector("wave") - before).max() > 0
     named = StyleShelf(extra=tmp_path / "styles" / "wave.fast.onnx", book=shelf._book)
     named.remove("wave")
     assert named.entries() == []
+
+
+def test_a_painting_never_gets_a_name_that_a_preset_means_another_by(shelf: StyleShelf, tmp_path: Path) -> None:
+    for name in ("wave", "dunes"):
+        shelf.add_painting(encoded(drawn(1), ".jpg"), name)
+    save_preset("sea", LiveSettings("wave", mix_with="dunes", mix=0.5))
+    (tmp_path / "config" / "presets" / "broken.toml").write_text("style = ")
+    for name in ("wave", "dunes"):
+        shelf.remove(name)
+        assert shelf.add_painting(encoded(drawn(2), ".jpg"), name).name == f"{name}-2"
 
 
 def test_no_name_is_opened_as_a_path(shelf: StyleShelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,6 +205,13 @@ def test_a_style_of_ones_own_is_removed(
     assert gone.json["styles"] != before  # which tells every page
     wait_until(lambda: served.session.status.painting_style == "calm")
     assert remove("mine").status == 400
+    monkeypatch.setitem(PLUS, "mine", 50)  # another one under its name
+    make_artifact(identity_model, name="mine").path.rename(own / "mine.fast.onnx")
+    assert fetch(served, "POST", "/api/settings", json={"style": "mine"}).status == 200
+    wait_until(lambda: served.session.status.painting_style == "mine")
+    png = fetch(served, "POST", "/api/snapshot", json={}).body
+    assert cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR).mean() == CAMERA_VALUE + 50
+    assert remove("mine").status == 200
     assert remove("broken").status == 200
     assert remove("storm").json["settings"]["style"] == "calm"
     assert list(own.iterdir()) == []

@@ -1,6 +1,7 @@
 """Installed styles: found, listed, added, removed, previewed."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from impasto.realtime import cli_styles, engine_choice
 from impasto.realtime.cli import app
 from impasto.realtime.engine_choice import load_engine
 from impasto.realtime.errors import EngineError
+from impasto.realtime.live_styles import StyleShelf
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -122,6 +124,37 @@ def test_what_ships_cannot_be_removed(run: Run) -> None:
     assert code == 3
     assert len(err.strip().splitlines()) == 1
     assert find_style("mosaic").is_file()
+
+
+def test_a_style_is_removed_whole_or_not_at_all(
+    run: Run, make_artifact, identity_model, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_folder.mkdir()
+    files = [own_folder / f"own.{kind}.onnx" for kind in ("fast", "fast.int8", "quality")]
+    for path in files:
+        make_artifact(identity_model, name="own").path.rename(path)
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path == files[2]:
+            raise PermissionError(13, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    code, _, err = run("remove", "own")
+    assert (code, err) == (3, f"error: {files[2]} cannot be removed: Permission denied\n")
+    assert sorted(own_folder.iterdir()) == sorted(files)
+
+
+def test_a_style_that_is_replaced_keeps_its_place(run: Run, make_artifact, identity_model, own_folder: Path) -> None:
+    new = make_artifact(identity_model, name="first").path
+    for name in ("first", "second"):
+        run("add", make_artifact(identity_model, name=name).path)
+    os.utime(find_style("first"), ns=(0, find_style("second").stat().st_mtime_ns - 10**9))
+    version = StyleShelf().version()
+    assert run("add", new, "--overwrite")[0] == 0
+    assert [entry.name for entry in StyleShelf().entries() if entry.removable] == ["first", "second"]
+    assert StyleShelf().version() != version  # which tells every page
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a model"])
