@@ -147,7 +147,8 @@ def sweep(
     options: PaintOptions,
 ) -> None:
     """Draw a labelled grid over one or two settings, with the curves of the losses beside it."""
-    from .gatys_sweep import check_figure, combinations, parse_axis, run_sweep
+    with needs_train_extra("painting"):
+        from .gatys_sweep import check_figure, combinations, parse_axis, run_sweep
     from .sheets import check_no_original
 
     axes = [parse_axis(text) for text in vary]

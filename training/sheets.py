@@ -6,8 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .data import Picture
-from .decoding import WRITABLE
+from .decoding import WRITABLE, Picture
 from .errors import TrainingError
 from .whole_file import whole_file
 
