@@ -78,8 +78,8 @@ class BenchOptions:
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One engine at one size, nothing beside it."""
+class Setup:
+    """What is measured."""
 
     style: str
     tier: str
@@ -88,6 +88,16 @@ class Measurement:
     height: int
     width: int
     threads: int
+
+    @classmethod
+    def of(cls, artifact: Artifact, backend: Backend, precision: Precision, size: Size, threads: int) -> "Setup":
+        return cls(artifact.metadata.name, artifact.metadata.tier, str(backend), precision, *size, threads)
+
+
+@dataclass(frozen=True)
+class Measurement(Setup):
+    """One engine at one size, nothing beside it."""
+
     in_flight: int
     median_ms: float
     """From a frame's submission to its picture; with several in flight it includes the wait for the others."""
@@ -138,16 +148,9 @@ def times_peer(result: Measurement, peers: Sequence[Peer]) -> float | None:
 
 
 @dataclass(frozen=True)
-class EndToEnd:
+class EndToEnd(Setup):
     """A whole video from file to file with one engine: decoding, painting and encoding share the machine."""
 
-    style: str
-    tier: str
-    engine: str
-    precision: Precision
-    height: int
-    width: int
-    threads: int
     frames: int
     fps: float
     """Frames written a second, the engine's loading left out."""
@@ -341,13 +344,7 @@ def _end_to_end(
     )
     medians = [report.stages[stage].p50_ms if stage in report.stages else 0.0 for stage in get_args(Stage)]
     return EndToEnd(
-        style=artifact.metadata.name,
-        tier=artifact.metadata.tier,
-        engine=str(backend),
-        precision=precision,
-        height=height,
-        width=width,
-        threads=threads,
+        **vars(Setup.of(artifact, backend, precision, size, threads)),
         frames=report.frames_out,
         fps=round(report.fps, 2),
         decode_ms=round(medians[0], 2),
@@ -386,13 +383,7 @@ def _measurements(
                         on_skipped(f"{backend} in {precision}, {width}x{height}: {exc}")
                         continue
                     yield Measurement(
-                        style=artifact.metadata.name,
-                        tier=artifact.metadata.tier,
-                        engine=str(backend),
-                        precision=precision,
-                        height=height,
-                        width=width,
-                        threads=threads,
+                        **vars(Setup.of(artifact, backend, precision, (height, width), threads)),
                         in_flight=in_flight,
                         median_ms=round(statistics.median(latencies_ms), 2),
                         p95_ms=round(float(np.percentile(latencies_ms, 95)), 2),
